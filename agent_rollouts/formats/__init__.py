@@ -1,0 +1,83 @@
+"""The formats: one module each, `DECODERS` the one table, `read` from a file to rollouts.
+
+A format is a module with two functions:
+
+    claims(head: Head) -> bool             whether a file that begins like this is of the format
+    decode(source: Source) -> Iterator[Event]
+
+and a description in `builder_configs/<name>.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from agent_rollouts.errors import FormatError
+from agent_rollouts.events import Event
+from agent_rollouts.formats import claude_code, codex
+from agent_rollouts.rollout import Rollout, assemble
+from agent_rollouts.source import Head, Source
+
+
+class Format(Protocol):
+    """What a format's module holds."""
+
+    @staticmethod
+    def claims(head: Head) -> bool: ...
+
+    @staticmethod
+    def decode(source: Source) -> Iterator[Event]: ...
+
+
+DECODERS: dict[str, Format] = {
+    "claude_code": claude_code,
+    "codex": codex,
+}
+
+
+def detect(source: Source) -> str | None:
+    """The format that claims a file, judged by its first 64 KiB, or None.
+
+    Raises:
+        FormatError: two formats claim it.
+    """
+    claiming = [name for name, format in DECODERS.items() if format.claims(source.head)]
+    if len(claiming) > 1:
+        raise FormatError(f"{source.path} is claimed by {' and '.join(claiming)}; name the format")
+    return claiming[0] if claiming else None
+
+
+def read(source: Source, format: str = "auto", *, history: str = "full", branches: str = "active") -> Iterator[Rollout]:
+    """The rollouts of one file, also those without messages and the agent's internal ones.
+
+    Args:
+        format: a name in `DECODERS`, or `auto`.
+        history, branches: see `agent_rollouts.rollout.assemble`.
+
+    Raises:
+        FormatError: the file is not of the format (of any, with `auto`).
+        OSError: the file cannot be read.
+    """
+    known = detect(source)
+    if known is None or format not in ("auto", known):
+        of = "any known format" if format == "auto" else format
+        raise FormatError(f"{source.path} is not of {of}" + (f", it looks like {known}" if known else ""))
+    seen: set[str] = set()
+    for rollout in assemble(DECODERS[known].decode(source), history=history, branches=branches):
+        rollout.source_kind = known
+        rollout.source_path = source.path
+        rollout.trace_id = _unique(rollout.trace_id or source.stem, seen)
+        rollout.skipped += source.damage
+        source.damage.clear()
+        yield rollout
+
+
+def _unique(trace_id: str, seen: set[str]) -> str:
+    """`trace_id`, with the first free `#k` behind it where the file already has a rollout of that name."""
+    name, number = trace_id, 0
+    while name in seen:
+        number += 1
+        name = f"{trace_id}#{number}"
+    seen.add(name)
+    return name

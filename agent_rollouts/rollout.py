@@ -1,0 +1,754 @@
+"""Rollouts, and `assemble`, which makes them of a decoder's events.
+
+This is the one place where the parts of a message are joined, results placed behind their calls,
+withdrawn turns removed, turns weighed and losses counted; it knows no vendor. A finished message is
+kept as JSON text, so that a rollout of 200 MB costs 200 MB and not its Python objects.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, overload
+
+import orjson
+
+from agent_rollouts.events import (
+    JSON,
+    At,
+    Branched,
+    Called,
+    Compacted,
+    End,
+    Event,
+    Facts,
+    Interrupted,
+    Media,
+    Returned,
+    Rewound,
+    Said,
+    Skipped,
+    Start,
+    Thought,
+    Used,
+)
+from agent_rollouts.features import PROMPT_ORIGINS
+from agent_rollouts.jsontext import exact_text
+
+HISTORIES = ("full", "segments", "context")
+BRANCHES = ("active", "all")
+
+
+class Messages(Sequence[dict[str, JSON]]):
+    """Messages kept as JSON text, parsed when looked at.
+
+    `data` holds the texts one behind the other; `offsets` (n + 1 int32) where each begins, as Arrow
+    wants a string array to be.
+    """
+
+    __slots__ = ("data", "offsets")
+
+    def __init__(self, data: bytes | bytearray = b"", offsets: array[int] | None = None) -> None:
+        self.data = data
+        self.offsets = array("i", [0]) if offsets is None else offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, JSON]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, JSON]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, JSON] | list[dict[str, JSON]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        message: dict[str, JSON] = orjson.loads(self.text(range(len(self))[index]))
+        return message
+
+    def text(self, index: int) -> memoryview:
+        """The JSON text of message `index`, as UTF-8 bytes."""
+        return memoryview(self.data)[self.offsets[index] : self.offsets[index + 1]]
+
+
+@dataclass
+class Rollout:
+    """One conversation of one agent: a row before it becomes Arrow. Fields are the row's columns."""
+
+    trace_id: str = ""
+    source_kind: str = ""
+    source_path: str = ""
+    root_session_id: str | None = None
+    parent_trace_id: str | None = None
+    agent_id: str | None = None
+    is_sidechain: bool = False
+    cwd: str | None = None
+    project_path: str | None = None
+    git_branch: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    model: str | None = None
+    messages: Messages = field(default_factory=Messages)
+    tools: list[JSON] | None = None
+    media: list[Media] = field(default_factory=list)
+    usage: dict[str, int | float] | None = None
+    completed: bool | None = None
+    reward: float | None = None
+    tool_call_count: int = 0
+    final_assistant_message: str | None = None
+    skipped: Counter[str] = field(default_factory=Counter)
+    source_meta: dict[str, JSON] = field(default_factory=dict)
+    internal: str | None = None
+    """Why this is the agent's own housekeeping and no work of its user; such rollouts are left out by default."""
+
+    def __bool__(self) -> bool:
+        return len(self.messages) > 0
+
+
+def assemble(events: Iterable[Event], *, history: str = "full", branches: str = "active") -> Iterator[Rollout]:
+    """Fold a decoder's events into rollouts, in the order in which they began.
+
+    Rollouts without a message are yielded too: their `skipped` says what the file held instead.
+
+    Args:
+        history: `full` has every message once; `segments` one rollout per context window, each
+            beginning with what replaced the context (what it repeats has weight 0, reason
+            `copied_context`); `context` only what the agent would send now.
+        branches: `active` or `all` (one rollout per leaf; what it shares with the active one has weight 0).
+
+    Raises:
+        ValueError: unknown `history` or `branches`.
+    """
+    if history not in HISTORIES:
+        raise ValueError(f"unknown history {history!r}; known: {', '.join(HISTORIES)}")
+    if branches not in BRANCHES:
+        raise ValueError(f"unknown branches {branches!r}; known: {', '.join(BRANCHES)}")
+    drafts: dict[str, _Draft] = {}
+    draft: _Draft | None = None
+    for event in events:
+        kind = type(event)
+        if kind is Start:
+            key = event.key  # type: ignore[union-attr]  # mypy does not narrow by `type(...) is`
+            draft = drafts.get(key) or drafts.setdefault(key, _Draft(history, branches))
+            continue
+        if draft is None:
+            draft = drafts.setdefault("", _Draft(history, branches))
+        if kind is End:
+            drafts = {key: other for key, other in drafts.items() if other is not draft}
+            yield from draft.finish()
+            draft = None
+        else:
+            draft.handlers[kind](event)
+    for draft in drafts.values():
+        yield from draft.finish()
+
+
+class _Slot:
+    """A finished message: where its text lies in the log, and what must be known of it without parsing."""
+
+    __slots__ = ("calls", "end", "is_prompt", "media", "node", "reasoning", "role", "start")
+
+    def __init__(self, start: int, end: int, node: int, message: dict[str, JSON]) -> None:
+        self.start = start
+        self.end = end
+        self.node = node
+        self.role: str = message["role"]
+        self.calls = len(message.get("tool_calls", ()))
+        self.reasoning = "reasoning_content" in message
+        self.media: list[int] = message.get("media", [])
+        # Codex counts another agent's instruction as a turn of its own when it rolls back.
+        origin = message.get("origin")
+        self.is_prompt = self.role == "user" and (origin in PROMPT_ORIGINS or origin == "agent_message")
+
+
+class _Turn:
+    """The assistant message that is being put together, and the results of its calls."""
+
+    __slots__ = (
+        "at", "calls", "index", "joiners", "key", "media", "node", "phase", "reason", "results", "texts", "thoughts",
+    )  # fmt: skip
+
+    def __init__(self, key: str | int | None, at: At, index: int) -> None:
+        self.key = key
+        self.at = at
+        self.index = index
+        self.node = at.node
+        self.texts: list[str] = []
+        self.joiners: list[str] = []
+        self.thoughts: list[str] = []
+        self.calls: list[dict[str, JSON]] = []
+        self.results: dict[str, tuple[int, dict[str, JSON]]] = {}
+        self.media: list[int] = []
+        self.reason = at.weight_reason
+        self.phase = at.phase
+
+    def message(self) -> dict[str, JSON]:
+        text = self.texts[0] if self.texts else ""
+        for joiner, more in zip(self.joiners[1:], self.texts[1:], strict=True):
+            text += joiner + more
+        message: dict[str, JSON] = {"role": "assistant", "content": text}
+        if self.thoughts:
+            message["reasoning_content"] = "\n".join(self.thoughts)
+        if self.calls:
+            message["tool_calls"] = self.calls
+        return _stamped(message, self.at, self.media, self.reason, self.phase)
+
+
+def _stamped(
+    message: dict[str, JSON], at: At, media: Sequence[int], reason: str | None, phase: str | None = None
+) -> dict[str, JSON]:
+    if media:
+        message["media"] = list(media)
+    if at.id is not None:
+        message["id"] = at.id
+    if at.timestamp is not None:
+        message["timestamp"] = at.timestamp if type(at.timestamp) is str else instant_text(at.timestamp)
+    if at.origin is not None:
+        message["origin"] = at.origin
+    if phase is not None:
+        message["phase"] = phase
+    if reason is not None:
+        message["weight"] = 0
+        message["weight_reason"] = reason
+    return message
+
+
+class _Transcript:
+    """The messages of one context window, in order of arrival, most of them already JSON text."""
+
+    def __init__(self, skipped: Counter[str], earlier: _Transcript | None = None) -> None:
+        self.log = bytearray()
+        self.slots: list[_Slot] = []
+        self.late: dict[int, list[_Slot]] = {}
+        self.moved = False
+        self.turn: _Turn | None = None
+        self.tail: list[tuple[int, dict[str, JSON]]] = []
+        self.turn_slots: dict[str | int, int] = {}
+        self.call_slots: dict[str, tuple[int, str]] = {}
+        self.returned: set[str] = set()
+        self.renamed: dict[str, str] = {}
+        self.media: list[Media] = []
+        self.skipped = skipped
+        # Responses of earlier windows: what comes of them again is a copy.
+        self.earlier: set[str | int] = (earlier.earlier | set(earlier.turn_slots)) if earlier else set()
+
+    # -- what the events bring ------------------------------------------------------------------
+
+    def say(self, event: Said) -> None:
+        at, role, text, media, joiner = event
+        if role == "assistant":
+            turn = self._turn(at)
+            if text and text not in turn.texts:
+                turn.texts.append(text)
+                turn.joiners.append(joiner)
+            elif text:
+                self.skipped["text: repeated part"] += 1
+            turn.media += self._keep(media)
+            turn.phase = at.phase or turn.phase
+            return
+        message = _stamped({"role": role, "content": text}, at, self._keep(media), at.weight_reason)
+        # What is said while calls are out stands behind their results.
+        self.tail.append((at.node, message))
+        if self.turn is None:
+            self._flush_tail()
+
+    def think(self, event: Thought) -> None:
+        turn = self._turn(event.at)
+        if event.text in turn.thoughts:
+            self.skipped["reasoning: repeated part"] += 1
+        elif event.text:
+            turn.thoughts.append(event.text)
+
+    def call(self, event: Called) -> None:
+        at, call_id, name, arguments = event
+        turn = self._turn(at)
+        if call_id is None:
+            call_id = f"call_{len(self.call_slots) + 1}"
+            while call_id in self.call_slots:
+                call_id += "_"
+        elif call_id in self.call_slots:
+            for call in turn.calls:
+                if call["id"] == call_id and call["function"] == {"name": name, "arguments": arguments}:
+                    self.skipped["tool_call: repeated part"] += 1
+                    return
+            original, number = call_id, 2
+            while call_id in self.call_slots:
+                call_id, number = f"{original}#{number}", number + 1
+            self.renamed[original] = call_id
+            self.skipped["id: duplicate call id renamed"] += 1
+        self.call_slots[call_id] = (turn.index, name)
+        turn.calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
+
+    def result(self, event: Returned) -> None:
+        at, call_id, text, media, is_error = event
+        if call_id is None:
+            call_id = next((known for known in self.call_slots if known not in self.returned), "")
+        call_id = self.renamed.get(call_id, call_id)
+        place = self.call_slots.get(call_id)
+        if place is None:
+            self.skipped["tool_result: orphan"] += 1
+            self._lose(media)
+            return
+        if call_id in self.returned:
+            self.skipped["tool_result: duplicate"] += 1
+            self._lose(media)
+            return
+        self.returned.add(call_id)
+        index, name = place
+        message: dict[str, JSON] = {"role": "tool", "content": text, "tool_call_id": call_id, "name": name}
+        if is_error is not None:
+            message["is_error"] = is_error
+        message = _stamped(message, at, self._keep(media), at.weight_reason)
+        if self.turn is not None and index == self.turn.index and not isinstance(self.turn, _Reopened):
+            self.turn.results[call_id] = (at.node, message)
+        else:
+            self.late.setdefault(index, []).append(self._store(at.node, message))
+
+    def interrupt(self, event: Interrupted) -> None:
+        if self.turn is not None:
+            self.turn.reason = self.turn.reason or event.reason
+            return
+        index = next((i for i in reversed(range(len(self.slots))) if self.slots[i].role == "assistant"), None)
+        if index is not None:
+            message = self._read(self.slots[index])
+            message.setdefault("weight", 0)
+            message.setdefault("weight_reason", event.reason)
+            self._replace(index, message)
+
+    def rewind(self, event: Rewound) -> None:
+        self.close_turn()
+        index, left = len(self.slots), event.user_turns
+        while index and left > 0:
+            index -= 1
+            left -= self.slots[index].is_prompt
+        if event.user_turns <= 0 or index == len(self.slots):
+            return
+        # With fewer prompts than were rolled back, everything from the first one on is gone.
+        while left > 0 and index < len(self.slots) and not self.slots[index].is_prompt:
+            index += 1
+        gone = self.slots[index:]
+        for place in range(index, len(self.slots)):
+            gone += self.late.pop(place, ())
+        self.lose(gone, "withdrawn")
+        del self.slots[index:]
+        self.call_slots = {k: v for k, v in self.call_slots.items() if v[0] < index}
+        self.turn_slots = {k: v for k, v in self.turn_slots.items() if v < index}
+        self.returned &= set(self.call_slots)
+        # A hole in the log or among the media means that the row must be put together anew.
+        self.moved = True
+
+    # -- the open turn ---------------------------------------------------------------------------
+
+    def _turn(self, at: At) -> _Turn:
+        key = at.id if at.turn is None else at.turn
+        turn = self.turn
+        if turn is not None:
+            if turn.key == key and (key is not None or not (turn.results or self.tail)):
+                turn.reason = turn.reason or at.weight_reason
+                return turn
+            self.close_turn()
+        if key is not None and key in self.turn_slots:
+            self.turn = self._reopen(key, at)
+        else:
+            self.turn = _Turn(key, at, len(self.slots))
+            if key is not None and key in self.earlier:
+                self.turn.reason = self.turn.reason or "copied_context"
+        return self.turn
+
+    def _reopen(self, key: str | int, at: At) -> _Turn:
+        """A part of a message that was thought finished: it goes back to being open, in its old place."""
+        index = self.turn_slots[key]
+        slot = self.slots[index]
+        return _Reopened(key, at, index, self._read(slot))
+
+    def close_turn(self) -> None:
+        turn = self.turn
+        if turn is not None:
+            self.turn = None
+            if isinstance(turn, _Reopened):
+                if turn.changed():
+                    self._replace(turn.index, turn.message())
+            elif turn.texts or turn.thoughts or turn.calls or turn.media:
+                if turn.key is not None:
+                    self.turn_slots[turn.key] = len(self.slots)
+                self.slots.append(self._store(turn.node, turn.message()))
+                for call in turn.calls:
+                    if found := turn.results.get(call["id"]):
+                        self.slots.append(self._store(*found))
+        self._flush_tail()
+
+    def _flush_tail(self) -> None:
+        for node, message in self.tail:
+            self.slots.append(self._store(node, message))
+        self.tail.clear()
+
+    # -- the log ---------------------------------------------------------------------------------
+
+    def _store(self, node: int, message: dict[str, JSON]) -> _Slot:
+        start = len(self.log)
+        try:
+            self.log += orjson.dumps(message)
+        except TypeError:
+            self.log += orjson.dumps(_writable(message, self.skipped))
+        return _Slot(start, len(self.log), node, message)
+
+    def _replace(self, index: int, message: dict[str, JSON]) -> None:
+        self.slots[index] = self._store(self.slots[index].node, message)
+        self.moved = True
+
+    def _keep(self, media: Sequence[Media]) -> list[int]:
+        if not media:
+            return []
+        first = len(self.media)
+        self.media += media
+        return list(range(first, len(self.media)))
+
+    def _lose(self, media: Sequence[Media]) -> None:
+        if media:
+            self.skipped["media: of a result that was not used"] += len(media)
+
+    def _read(self, slot: _Slot) -> dict[str, JSON]:
+        message: dict[str, JSON] = orjson.loads(memoryview(self.log)[slot.start : slot.end])
+        return message
+
+    def lose(self, slots: Iterable[_Slot], why: str) -> None:
+        """Count messages that will not be in the row, and what they hold."""
+        for slot in slots:
+            self.skipped[f"message: {why}"] += 1
+            if slot.role == "tool":
+                self.skipped[f"tool_result: {why}"] += 1
+            if slot.calls:
+                self.skipped[f"tool_call: {why}"] += slot.calls
+            if slot.reasoning:
+                self.skipped[f"reasoning: {why}"] += 1
+            if slot.media:
+                self.skipped[f"media: {why}"] += len(slot.media)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def placed(self) -> list[_Slot]:
+        """All messages in their final order: late results stand behind their call."""
+        if not self.late:
+            return self.slots
+        order: list[_Slot] = []
+        index = 0
+        while index < len(self.slots):
+            order.append(self.slots[index])
+            late = self.late.get(index)
+            index += 1
+            if late:
+                results = []
+                while index < len(self.slots) and self.slots[index].role == "tool":
+                    results.append(self.slots[index])
+                    index += 1
+                order += self._in_call_order(order[-1], results + late)
+        return order
+
+    def _in_call_order(self, asked: _Slot, results: list[_Slot]) -> list[_Slot]:
+        order = {call["id"]: number for number, call in enumerate(self._read(asked).get("tool_calls", ()))}
+        return sorted(results, key=lambda slot: order[self._read(slot)["tool_call_id"]])
+
+    def messages(
+        self, slots: Sequence[_Slot], change: Callable[[_Slot, dict[str, JSON]], None] | None = None
+    ) -> tuple[Messages, list[Media]]:
+        """The given messages as one text, and the media they point to.
+
+        As long as nothing was moved or dropped the log already is that text, and is not copied.
+        """
+        offsets = array("i", [0])
+        if not self.moved and change is None and len(slots) == len(self.slots):
+            for slot in slots:
+                offsets.append(slot.end)
+            return Messages(self.log, offsets), self.media
+        data = bytearray()
+        media: list[Media] = []
+        for slot in slots:
+            text = self.log[slot.start : slot.end]
+            if slot.media or change is not None:
+                message = self._read(slot)
+                if slot.media:
+                    message["media"] = list(range(len(media), len(media) + len(slot.media)))
+                    media += [self.media[i] for i in slot.media]
+                if change is not None:
+                    change(slot, message)
+                text = bytearray(orjson.dumps(message))
+            data += text
+            offsets.append(len(data))
+        return Messages(data, offsets), media
+
+
+class _Reopened(_Turn):
+    """A turn that was finished before, and whose message changes only if something new comes."""
+
+    __slots__ = ("before",)
+
+    def __init__(self, key: str | int, at: At, index: int, message: dict[str, JSON]) -> None:
+        super().__init__(key, at, index)
+        self.before = message
+        self.texts = [message["content"]] if message["content"] else []
+        self.joiners = ["\n"] * len(self.texts)
+        self.thoughts = [message["reasoning_content"]] if "reasoning_content" in message else []
+        self.calls = list(message.get("tool_calls", ()))
+        self.media = list(message.get("media", ()))
+        self.reason = message.get("weight_reason")
+        self.phase = message.get("phase")
+        self.at = At(message.get("id"), message.get("timestamp"), origin=message.get("origin"))
+        self.node = -1
+
+    def changed(self) -> bool:
+        return self.message() != self.before
+
+
+class _Draft:
+    """A rollout in the making: its facts, its counts and its context windows."""
+
+    def __init__(self, history: str, branches: str) -> None:
+        self.history = history
+        self.branches = branches
+        self.values: dict[str, JSON] = {}
+        self.meta: dict[str, JSON] = {}
+        self.models: list[str] = []
+        self.usage: dict[str | int, dict[str, int | float]] = {}
+        self.skipped: Counter[str] = Counter()
+        self.first: str | float | None = None
+        self.last: str | float | None = None
+        self.compactions: list[tuple[dict[str, JSON], int]] = []
+        self.branched = Branched(frozenset())
+        self.transcript = _Transcript(self.skipped)
+        self.windows = [self.transcript]
+        self.handlers: dict[type, Callable[[Any], None]] = {
+            Said: self._said,
+            Thought: self._thought,
+            Called: self._called,
+            Returned: self._returned,
+            Facts: self._facts,
+            Used: self._used,
+            Skipped: self._skip,
+            Rewound: lambda event: self.transcript.rewind(event),
+            Interrupted: lambda event: self.transcript.interrupt(event),
+            Branched: self._branch,
+            Compacted: self._compact,
+        }
+
+    def _said(self, event: Said) -> None:
+        if at := self._admit(event.at, "message"):
+            self.transcript.say(event if at is event.at else event._replace(at=at))
+
+    def _thought(self, event: Thought) -> None:
+        if at := self._admit(event.at, "reasoning"):
+            self.transcript.think(event if at is event.at else event._replace(at=at))
+
+    def _called(self, event: Called) -> None:
+        if at := self._admit(event.at, "tool_call"):
+            self.transcript.call(event if at is event.at else event._replace(at=at))
+
+    def _returned(self, event: Returned) -> None:
+        if at := self._admit(event.at, "tool_result"):
+            self.transcript.result(event if at is event.at else event._replace(at=at))
+
+    def _admit(self, at: At, what: str) -> At | None:
+        self._see(at.timestamp)
+        if not at.replayed:
+            return at
+        if self.history == "full":
+            self.skipped[f"{what}: repeated after a compaction"] += 1
+            return None
+        return at._replace(weight_reason=at.weight_reason or "copied_context")
+
+    def _see(self, timestamp: str | float | None) -> None:
+        if timestamp is None:
+            return
+        if self.first is None or _earlier(timestamp, self.first):
+            self.first = timestamp
+        if self.last is None or _earlier(self.last, timestamp):
+            self.last = timestamp
+
+    def _facts(self, event: Facts) -> None:
+        model = event.values.pop("model", None)
+        if isinstance(model, str):
+            self.values["model"] = model
+            if model not in self.models:
+                self.models.append(model)
+        for target, found in ((self.values, event.values), (self.meta, event.meta)):
+            for key, value in found.items():
+                if value is not None and (event.replace or key not in target):
+                    target[key] = value
+
+    def _used(self, event: Used) -> None:
+        self.usage[event.turn] = event.usage
+
+    def _skip(self, event: Skipped) -> None:
+        self._see(event.timestamp)
+        self.skipped[event.what] += event.count
+
+    def _branch(self, event: Branched) -> None:
+        self.branched = event
+
+    def _compact(self, event: Compacted) -> None:
+        transcript = self.transcript
+        transcript.close_turn()
+        kept = [slot for slot in transcript.placed() if slot.node in event.kept] if event.kept else []
+        self.compactions.append((event.note, len(transcript.placed())))
+        if self.history != "full":
+            self.transcript = _Transcript(self.skipped, transcript)
+            self.windows.append(self.transcript)
+        for inner in event.context:
+            self.handlers[type(inner)](inner)
+        if self.history != "full" and kept:
+            self.transcript.close_turn()
+            messages, media = transcript.messages(kept, lambda _, message: _copied(message))
+            for slot, message in zip(kept, messages, strict=True):
+                if "media" in message:
+                    message["media"] = self.transcript._keep([media[i] for i in message["media"]])
+                self.transcript.slots.append(self.transcript._store(slot.node, message))
+
+    def finish(self) -> Iterator[Rollout]:
+        for window in self.windows:
+            window.close_turn()
+        if self.history == "context":
+            for window in self.windows[:-1]:
+                window.lose(window.placed(), "before a compaction")
+            del self.windows[:-1]
+        number = 0
+        for position, window in enumerate(self.windows):
+            slots = window.placed()
+            active = _without(slots, self.branched.hidden)
+            if self.branches == "active":
+                window.lose((slot for slot in slots if slot.node in self.branched.hidden), "withdrawn")
+            yield self._rollout(window, active, number, last=position == len(self.windows) - 1)
+            number += 1
+            if self.branches == "all":
+                shown = {id(slot) for slot in active}
+                for hidden in self.branched.others:
+                    other = _without(slots, hidden)
+                    if {id(slot) for slot in other} - shown:
+                        yield self._rollout(window, other, number, last=False, copied=shown)
+                        shown |= {id(slot) for slot in other}
+                        number += 1
+
+    def _rollout(
+        self, window: _Transcript, slots: list[_Slot], number: int, *, last: bool, copied: set[int] | None = None
+    ) -> Rollout:
+        def copy(slot: _Slot, message: dict[str, JSON]) -> None:
+            if copied and id(slot) in copied:
+                _copied(message)
+
+        messages, media = window.messages(slots, copy if copied else None)
+        first = number == 0
+        columns = {key: value for key, value in self.values.items() if key in _FACTS and isinstance(value, _FACTS[key])}
+        meta = dict(self.meta)
+        if self.models:
+            meta["models"] = self.models
+        if self.compactions:
+            meta["compactions"] = [
+                {**note, "message_index": len(_without(window.placed()[:place], self.branched.hidden))}
+                if self.history == "full"
+                else {**note, "segment": segment}
+                for segment, (note, place) in enumerate(self.compactions, 1)
+            ]
+        calls = sum(slot.calls for slot in slots)
+        answered = sum(slot.role == "tool" for slot in slots)
+        if calls > answered:
+            meta["unanswered_calls"] = calls - answered
+        rollout = Rollout(
+            **columns,
+            messages=messages,
+            media=media,
+            tool_call_count=calls,
+            final_assistant_message=_final(messages, slots),
+            skipped=self.skipped if first else Counter(),
+            source_meta=meta,
+            started_at=self.values.get("started_at") or (self.first and instant_text(self.first)),
+            ended_at=self.values.get("ended_at") or (self.last and instant_text(self.last)),
+        )
+        if rollout.usage is None and self.usage and (last or len(self.windows) == 1) and not copied:
+            rollout.usage = _sum(self.usage.values())
+        elif copied or not last:
+            rollout.usage = None
+        if number:
+            rollout.trace_id += f"#{number}"
+        return rollout
+
+
+_FACTS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(
+        ("trace_id", "root_session_id", "parent_trace_id", "agent_id", "cwd", "project_path", "git_branch", "model"),
+        str,
+    ),
+    "is_sidechain": bool,
+    "tools": list,
+    "usage": dict,
+    "completed": bool,
+    "reward": (int, float),
+    "internal": str,
+}
+
+
+def _without(slots: list[_Slot], hidden: frozenset[int]) -> list[_Slot]:
+    return [slot for slot in slots if slot.node not in hidden] if hidden else slots
+
+
+def _copied(message: dict[str, JSON]) -> None:
+    message["weight"] = 0
+    message["weight_reason"] = "copied_context"
+
+
+def _final(messages: Messages, slots: list[_Slot]) -> str | None:
+    for index in reversed(range(len(slots))):
+        if slots[index].role == "assistant" and (content := messages[index]["content"]):
+            return str(content)
+    return None
+
+
+def _sum(usages: Iterable[dict[str, int | float]]) -> dict[str, int | float]:
+    total: dict[str, int | float] = {}
+    for usage in usages:
+        for key, value in usage.items():
+            total[key] = total.get(key, 0) + value
+    return total
+
+
+def _writable(message: dict[str, JSON], skipped: Counter[str]) -> dict[str, JSON]:
+    """The message with arguments that orjson cannot write (long integers, deep nesting) as JSON text."""
+    calls = []
+    for call in message.get("tool_calls", ()):
+        function = call["function"]
+        try:
+            orjson.dumps(function)
+        except TypeError:
+            skipped["arguments: kept as text"] += 1
+            function = {"name": function["name"], "arguments": exact_text(function["arguments"])}
+        calls.append({**call, "function": function})
+    return {**message, "tool_calls": calls}
+
+
+def _earlier(a: str | float, b: str | float) -> bool:
+    if type(a) is str and type(b) is str and len(a) == len(b) == 24 and a[-1] == b[-1] == "Z":
+        return a < b  # the usual case: both are UTC with milliseconds, so that text order is time order
+    left, right = _instant(a), _instant(b)
+    return left is not None and (right is None or left < right)
+
+
+def _instant(value: str | float) -> float | None:
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        except ValueError:
+            return None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    # Milliseconds where seconds would lie beyond the year 5000.
+    return value / 1000 if value > 1e11 else float(value)
+
+
+def instant_text(value: str | float) -> str:
+    """An instant as ISO 8601: numbers are seconds (or milliseconds) since 1970, and become UTC with Z."""
+    if isinstance(value, str):
+        return value
+    seconds = _instant(value) or 0.0
+    try:
+        moment = datetime.fromtimestamp(seconds, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return str(value)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,39 @@
+"""Shared test tools: goldens beside their inputs (`pytest --regen` rewrites them, and the diff is read)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regen", action="store_true", help="rewrite the golden files")
+
+
+@pytest.fixture
+def regen(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--regen"))
+
+
+def readable(value: Any) -> Any:
+    """A row as a golden file shows it: bytes as their length and hash."""
+    if isinstance(value, dict):
+        return {key: readable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [readable(item) for item in value]
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes, sha256 {hashlib.sha256(value).hexdigest()[:12]}>"
+    return value
+
+
+def hold_golden(path: Path, value: Any, regen: bool) -> None:
+    """Compare with the golden file, or write it."""
+    if regen:
+        path.write_text(json.dumps(readable(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert readable(value) == json.loads(path.read_text(encoding="utf-8"))
