@@ -95,9 +95,28 @@ class Source:
 
     def sibling(self, name: str) -> JSON:
         """The JSON of a file beside this one (`name` may climb with `..`), or None when there is none."""
+        found = self.beside(name)
+        return _read_json(found.path, found.stamp) if found else None
+
+    def beside(self, name: str) -> Source | None:
+        """The file beside this one, or None when there is none (never beside a member of an archive)."""
         if self._data is not None:
             return None
-        return _read_json(posixpath.normpath(posixpath.join(posixpath.dirname(self.path), name)))
+        found = Source(posixpath.normpath(posixpath.join(posixpath.dirname(self.path), name)))
+        if "://" in self.path:
+            found.path = f"{self.path.partition('://')[0]}://{found.path.partition(':/')[2].lstrip('/')}"
+        return found if found.stamp is not None else None
+
+    @functools.cached_property
+    def stamp(self) -> float | None:
+        """When the file was changed last (0 where an address does not tell), None when there is no such file."""
+        try:
+            if "://" not in self.path:
+                return os.stat(self.path).st_mtime
+            fs, path = fsspec.url_to_fs(self.path)
+            return 0.0 if fs.exists(path) else None
+        except OSError:
+            return None
 
     def _salvage(self, line: bytes) -> Iterator[dict[str, JSON]]:
         text = line.decode("utf-8", "replace").lstrip("\ufeff")
@@ -276,7 +295,7 @@ def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
 
 
 @functools.lru_cache(maxsize=16)
-def _read_json(path: str) -> JSON:
+def _read_json(path: str, stamp: float | None) -> JSON:
     try:
         with _open_raw(path) as stream:
             return orjson.loads(stream.read())

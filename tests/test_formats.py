@@ -16,7 +16,7 @@ from agent_rollouts.formats import DECODERS, read
 from agent_rollouts.source import find, open_sources
 from tests.conftest import FIXTURES, hold_golden
 
-CASES = sorted(path for path in FIXTURES.glob("*/*") if path.parent.name in DECODERS)
+CASES = sorted(path for path in FIXTURES.glob("*/*") if path.parent.name in DECODERS and path.is_dir())
 GOLDENS = sorted({case / "expected.json" for case in CASES} | {g for case in CASES for g in case.glob("expected.*.json")})
 OPTIONS: dict[str, dict[str, str]] = {
     "expected.json": {},
