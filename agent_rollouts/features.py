@@ -61,6 +61,9 @@ FEATURES = Features(
     }
 )
 
+# Features make their Arrow schema anew each time they are asked for it.
+SCHEMA = FEATURES.arrow_schema
+
 COLUMNS = {
     "trace_id": "identity of the rollout, unique within a file; `#k` for its k-th further segment or branch",
     "source_kind": "name of the format",
@@ -193,14 +196,13 @@ def table(rollouts: Sequence[Rollout]) -> pa.Table:
 
     Message texts are taken over as they lie in memory: nothing is parsed or copied for one rollout.
     """
-    schema = FEATURES.arrow_schema
     columns: dict[str, list[Any]] = {}
     for scalars in map(_scalars, rollouts):
         for name, value in scalars.items():
             columns.setdefault(name, []).append(value)
     columns["media"] = [_media(rollout) for rollout in rollouts]
     arrays: list[pa.Array] = []
-    for field in schema:
+    for field in SCHEMA:
         if field.name == "messages":
             arrays.append(pa.concat_arrays([_messages(rollout) for rollout in rollouts]))
         elif field.name == "tools":
@@ -211,13 +213,13 @@ def table(rollouts: Sequence[Rollout]) -> pa.Table:
             arrays.append(pa.ExtensionArray.from_storage(field.type, pa.array(values, pa.string())))
         else:
             arrays.append(pa.array(columns[field.name], field.type))
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
 def _messages(rollout: Rollout) -> pa.Array:
     messages = rollout.messages
     texts = pa.StringArray.from_buffers(len(messages), pa.py_buffer(messages.offsets), pa.py_buffer(messages.data))
-    column = FEATURES.arrow_schema.field("messages").type
+    column = SCHEMA.field("messages").type
     values = pa.ExtensionArray.from_storage(column.value_type, texts)
     return pa.ListArray.from_arrays(pa.array(array("i", [0, len(messages)])), values, type=column)
 

@@ -32,7 +32,13 @@ def objects(text: str) -> tuple[list[JSON], int]:
 
     A crash between a record and its newline puts two objects on a line.
     """
-    found, at = [], 0
+    try:
+        if type(value := orjson.loads(text)) is dict:
+            return [value], 0
+    except ValueError:
+        pass
+    found: list[JSON] = []
+    at = 0
     while at < len(text):
         try:
             value, end = _DECODER.raw_decode(text, at)
@@ -83,25 +89,38 @@ def arguments(text: str) -> dict[str, JSON] | str:
 
 
 def is_exact(value: JSON) -> bool:
-    """Whether a value that orjson parsed surely says what its text said: no float that may have been a long integer."""
+    """Whether a value that orjson parsed surely says what its text said: no float that may have been a long integer.
+
+    A value nested deeper than Python recurses is said to be inexact, so that its text is kept.
+    """
+    try:
+        return _is_exact(value)
+    except RecursionError:
+        return False
+
+
+def _is_exact(value: JSON) -> bool:
     if type(value) is float:
         return -_LARGEST < value < _LARGEST
     if type(value) is dict:
         for item in value.values():
             kind = type(item)
-            if (kind is dict or kind is list or kind is float) and not is_exact(item):
+            if (kind is dict or kind is list or kind is float) and not _is_exact(item):
                 return False
     elif type(value) is list:
         for item in value:
             kind = type(item)
-            if (kind is dict or kind is list or kind is float) and not is_exact(item):
+            if (kind is dict or kind is list or kind is float) and not _is_exact(item):
                 return False
     return True
 
 
 def exact_text(value: JSON) -> str:
-    """JSON text of a value that orjson cannot write."""
-    return json.dumps(value, ensure_ascii=False)
+    """JSON text of a value that orjson cannot write; nested too deep for Python as well, it becomes null."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "null"
 
 
 def _keeps_keys(text: str) -> bool:

@@ -35,7 +35,7 @@ from agent_rollouts.events import (
     Thought,
     Used,
 )
-from agent_rollouts.features import PROMPT_ORIGINS
+from agent_rollouts.features import PROMPT_ORIGINS, USAGE
 from agent_rollouts.jsontext import exact_text
 
 HISTORIES = ("full", "segments", "context")
@@ -140,7 +140,7 @@ def assemble(events: Iterable[Event], *, history: str = "full", branches: str = 
             yield from draft.finish()
             draft = None
         else:
-            draft.handlers[kind](event)
+            draft.take(kind, event)
     for draft in drafts.values():
         yield from draft.finish()
 
@@ -155,12 +155,16 @@ class _Slot:
         self.end = end
         self.node = node
         self.role: str = message["role"]
-        self.calls = len(message.get("tool_calls", ()))
-        self.reasoning = "reasoning_content" in message
-        self.media: list[int] = message.get("media", [])
-        # Codex counts another agent's instruction as a turn of its own when it rolls back.
-        origin = message.get("origin")
-        self.is_prompt = self.role == "user" and (origin in PROMPT_ORIGINS or origin == "agent_message")
+        self.media: Sequence[int] = message.get("media", ())
+        self.calls = 0
+        self.reasoning = self.is_prompt = False
+        if self.role == "assistant":
+            self.calls = len(message.get("tool_calls", ()))
+            self.reasoning = "reasoning_content" in message
+        elif self.role == "user":
+            # Codex counts another agent's instruction as a turn of its own when it rolls back.
+            origin = message.get("origin")
+            self.is_prompt = origin in PROMPT_ORIGINS or origin == "agent_message"
 
 
 class _Turn:
@@ -518,52 +522,32 @@ class _Draft:
         self.branched = Branched(frozenset())
         self.transcript = _Transcript(self.skipped)
         self.windows = [self.transcript]
-        self.handlers: dict[type, Callable[[Any], None]] = {
-            Said: self._said,
-            Thought: self._thought,
-            Called: self._called,
-            Returned: self._returned,
-            Facts: self._facts,
-            Used: self._used,
-            Skipped: self._skip,
-            Rewound: lambda event: self.transcript.rewind(event),
-            Interrupted: lambda event: self.transcript.interrupt(event),
-            Branched: self._branch,
-            Compacted: self._compact,
-        }
+        self.seen: str | float | None = None
 
-    def _said(self, event: Said) -> None:
-        if at := self._admit(event.at, "message"):
-            self.transcript.say(event if at is event.at else event._replace(at=at))
-
-    def _thought(self, event: Thought) -> None:
-        if at := self._admit(event.at, "reasoning"):
-            self.transcript.think(event if at is event.at else event._replace(at=at))
-
-    def _called(self, event: Called) -> None:
-        if at := self._admit(event.at, "tool_call"):
-            self.transcript.call(event if at is event.at else event._replace(at=at))
-
-    def _returned(self, event: Returned) -> None:
-        if at := self._admit(event.at, "tool_result"):
-            self.transcript.result(event if at is event.at else event._replace(at=at))
-
-    def _admit(self, at: At, what: str) -> At | None:
-        self._see(at.timestamp)
-        if not at.replayed:
-            return at
-        if self.history == "full":
-            self.skipped[f"{what}: repeated after a compaction"] += 1
-            return None
-        return at._replace(weight_reason=at.weight_reason or "copied_context")
+    def take(self, kind: type, event: Any) -> None:
+        if (part := _PARTS.get(kind)) is None:
+            _OTHERS[kind](self, event)
+            return
+        at: At = event[0]
+        if at.timestamp is not self.seen:
+            self._see(at.timestamp)
+        if at.replayed:
+            if self.history == "full":
+                self.skipped[f"{_NAMES[kind]}: repeated after a compaction"] += 1
+                return
+            event = event._replace(at=at._replace(weight_reason=at.weight_reason or "copied_context"))
+        part(self.transcript, event)
 
     def _see(self, timestamp: str | float | None) -> None:
+        self.seen = timestamp
         if timestamp is None:
             return
-        if self.first is None or _earlier(timestamp, self.first):
-            self.first = timestamp
-        if self.last is None or _earlier(self.last, timestamp):
+        if self.last is None or self.first is None:
+            self.first = self.last = timestamp
+        elif _earlier(self.last, timestamp):
             self.last = timestamp
+        elif _earlier(timestamp, self.first):
+            self.first = timestamp
 
     def _facts(self, event: Facts) -> None:
         model = event.values.pop("model", None)
@@ -580,7 +564,8 @@ class _Draft:
         self.usage[event.turn] = event.usage
 
     def _skip(self, event: Skipped) -> None:
-        self._see(event.timestamp)
+        if event.timestamp is not self.seen:
+            self._see(event.timestamp)
         self.skipped[event.what] += event.count
 
     def _branch(self, event: Branched) -> None:
@@ -595,7 +580,7 @@ class _Draft:
             self.transcript = _Transcript(self.skipped, transcript)
             self.windows.append(self.transcript)
         for inner in event.context:
-            self.handlers[type(inner)](inner)
+            self.take(type(inner), inner)
         if self.history != "full" and kept:
             self.transcript.close_turn()
             messages, media = transcript.messages(kept, lambda _, message: _copied(message))
@@ -672,6 +657,32 @@ class _Draft:
         return rollout
 
 
+_PARTS: dict[type, Callable[[_Transcript, Any], None]] = {
+    Said: _Transcript.say,
+    Thought: _Transcript.think,
+    Called: _Transcript.call,
+    Returned: _Transcript.result,
+}
+
+_OTHERS: dict[type, Callable[[_Draft, Any], None]] = {
+    Facts: _Draft._facts,
+    Used: _Draft._used,
+    Skipped: _Draft._skip,
+    Branched: _Draft._branch,
+    Compacted: _Draft._compact,
+    Rewound: lambda draft, event: draft.transcript.rewind(event),
+    Interrupted: lambda draft, event: draft.transcript.interrupt(event),
+}
+
+_NAMES = {Said: "message", Thought: "reasoning", Called: "tool_call", Returned: "tool_result"}
+
+# What the sources call it, and the row.
+_USAGE = {
+    **{name: name for name in USAGE},
+    "cache_read_input_tokens": "cache_read_tokens",
+    "cache_creation_input_tokens": "cache_write_tokens",
+}
+
 _FACTS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(
         ("trace_id", "root_session_id", "parent_trace_id", "agent_id", "cwd", "project_path", "git_branch", "model"),
@@ -705,8 +716,9 @@ def _final(messages: Messages, slots: list[_Slot]) -> str | None:
 def _sum(usages: Iterable[dict[str, int | float]]) -> dict[str, int | float]:
     total: dict[str, int | float] = {}
     for usage in usages:
-        for key, value in usage.items():
-            total[key] = total.get(key, 0) + value
+        for key, name in _USAGE.items():
+            if type(value := usage.get(key)) is int or type(value) is float:
+                total[name] = total.get(name, 0) + value
     return total
 
 
@@ -726,7 +738,7 @@ def _writable(message: dict[str, JSON], skipped: Counter[str]) -> dict[str, JSON
 
 def _earlier(a: str | float, b: str | float) -> bool:
     if type(a) is str and type(b) is str and len(a) == len(b) == 24 and a[-1] == b[-1] == "Z":
-        return a < b  # the usual case: both are UTC with milliseconds, so that text order is time order
+        return a < b  # both are UTC with milliseconds, so that text order is time order
     left, right = _instant(a), _instant(b)
     return left is not None and (right is None or left < right)
 

@@ -23,8 +23,9 @@ from agent_rollouts.errors import SourceError
 from agent_rollouts.events import JSON
 
 HEAD_BYTES = 64 * 1024
+HEAD_RECORDS = 8
 _SUFFIXES = (".gz", ".zst", ".zip")
-_BLOCK = 1 << 20
+_BLOCK = 1 << 17
 # Nobody's sessions, and costly to walk.
 _IGNORED_FOLDERS = frozenset({".git", "node_modules", "__pycache__", "__MACOSX", ".venv"})
 
@@ -39,7 +40,8 @@ class Source:
     def __init__(self, path: str, data: bytes | None = None) -> None:
         self.path = path
         self.damage: Counter[str] = Counter()
-        self._data = data
+        self._whole = data
+        self._is_member = data is not None
         self._line = b""
 
     @property
@@ -55,8 +57,8 @@ class Source:
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The content as a binary stream, decompressed."""
-        if self._data is not None:
-            yield io.BytesIO(self._data)
+        if self._whole is not None:
+            yield io.BytesIO(self._whole)
             return
         with _open_raw(self.path) as raw:
             yield _decompressed(raw, _suffix(self.path))
@@ -65,7 +67,10 @@ class Source:
     def head(self) -> Head:
         """What the first 64 KiB tell; for finding out whose file this is."""
         with self.open() as stream:
-            return Head(self.name, stream.read(HEAD_BYTES))
+            data = stream.read(HEAD_BYTES)
+        if len(data) < HEAD_BYTES:
+            self._whole = data  # a small file need not be opened again
+        return Head(self.name, data)
 
     def lines(self) -> Iterator[bytes]:
         with self.open() as stream:
@@ -77,17 +82,18 @@ class Source:
         A damaged line costs that line and is counted in `damage`; two objects on a line are two records.
         """
         loads = orjson.loads
-        for line in self.lines():
-            try:
-                record = loads(line)
-            except ValueError:
-                yield from self._salvage(line)
-                continue
-            if type(record) is dict:
-                self._line = line
-                yield record
-            else:
-                self.damage["line: not an object"] += 1
+        with self.open() as stream:
+            for line in stream:
+                try:
+                    record = loads(line)
+                except ValueError:
+                    yield from self._salvage(line)
+                    continue
+                if type(record) is dict:
+                    self._line = line
+                    yield record
+                else:
+                    self.damage["line: not an object"] += 1
 
     def exact(self) -> JSON:
         """The record that was read last, parsed again with integers of any length."""
@@ -100,7 +106,7 @@ class Source:
 
     def beside(self, name: str) -> Source | None:
         """The file beside this one, or None when there is none (never beside a member of an archive)."""
-        if self._data is not None:
+        if self._is_member:
             return None
         found = Source(posixpath.normpath(posixpath.join(posixpath.dirname(self.path), name)))
         if "://" in self.path:
@@ -146,15 +152,30 @@ class Head:
     def __init__(self, name: str, data: bytes) -> None:
         self.name = name
         self.data = data
-        self.records: list[dict[str, JSON]] = []
-        lines = data.lstrip(b"\xef\xbb\xbf").split(b"\n")
-        for position, line in enumerate(lines):
-            cut = position == len(lines) - 1 and len(data) >= HEAD_BYTES
-            text = line.decode("utf-8", "replace").strip("\x00 \t\r\n")
-            if not text.startswith("{"):
-                continue
-            found = jsontext.objects(text)[0] if not cut else []
-            self.records += found or ([jsontext.opening(text)] if cut or position == 0 else [])
+        self._lines = io.BytesIO(data)
+        self._parsed: list[dict[str, JSON]] = []
+
+    @property
+    def records(self) -> Iterator[dict[str, JSON]]:
+        """The JSON objects on the first lines, parsed as they are asked for, `HEAD_RECORDS` at the most."""
+        for position in range(HEAD_RECORDS):
+            while position >= len(self._parsed):
+                line = self._lines.readline()
+                if not line:
+                    return
+                self._parsed += self._objects(line)
+            yield self._parsed[position]
+
+    def _objects(self, line: bytes) -> list[dict[str, JSON]]:
+        try:
+            record = orjson.loads(line)
+        except ValueError:
+            text = line.decode("utf-8", "replace").strip("\ufeff\x00 \t\r\n")
+            cut = not line.endswith(b"\n") and len(self.data) >= HEAD_BYTES
+            found = [] if cut else jsontext.objects(text)[0]
+            # A damaged line may still tell whose file this is.
+            return found or ([jsontext.opening(text)] if text.startswith("{") else [])
+        return [record] if type(record) is dict else []
 
 
 def find(

@@ -465,6 +465,10 @@ def main() -> None:
         child()
         return
     print_versions()
+    if options.quick:
+        print(
+            "These sets are small: load_dataset alone costs a tenth of a second, so the builder's ratios mean nothing."
+        )
     report = run(options)
     for section in (print_ratios, print_memory, print_growth):
         section(report, options.formats)

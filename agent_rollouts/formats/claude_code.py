@@ -45,13 +45,6 @@ from agent_rollouts.source import Head, Source
 
 _SIDE_RECORDS = frozenset({"summary", "file-history-snapshot", "queue-operation", "last-prompt"})
 
-_USAGE = {
-    "input_tokens": "input_tokens",
-    "output_tokens": "output_tokens",
-    "cache_read_input_tokens": "cache_read_tokens",
-    "cache_creation_input_tokens": "cache_write_tokens",
-}
-
 # Agents that Claude Code runs for itself; their ids look like `acompact-12ab34`.
 _INTERNAL_AGENTS = {
     "acompact": "writes the summary of a compaction",
@@ -108,7 +101,7 @@ def claims(head: Head) -> bool:
     """Records with `type` and a Claude `message`, or with one of Claude Code's own side records."""
     for record in head.records:
         match record:
-            case {"type": "user" | "assistant", "message": dict()} if "sessionId" in record or "parentUuid" in record:
+            case {"type": "user" | "assistant", "message": dict() | list() | str()} if "sessionId" in record or "parentUuid" in record:
                 return True
             case {"type": "summary", "leafUuid": _} | {"type": "file-history-snapshot", "snapshot": _}:
                 return True
@@ -122,19 +115,20 @@ def claims(head: Head) -> bool:
 def decode(source: Source) -> Iterator[Event]:
     """All events of a session file, sub-agents that lie inline as rollouts of their own."""
     session = _Session(source)
+    events = session.events
+    handlers = {
+        "assistant": session.assistant,
+        "user": session.user,
+        "attachment": session.attachment,
+        "system": session.system,
+    }
     for record in source.records():
-        match record.get("type"):
-            case "assistant":
-                yield from session.assistant(record)
-            case "user":
-                yield from session.user(record)
-            case "attachment":
-                yield from session.attachment(record)
-            case "system":
-                yield from session.system(record)
-            case kind:
-                yield from session.aside(str(kind), record)
-    yield from session.end()
+        kind = record.get("type")
+        handlers.get(kind if type(kind) is str else "", session.aside)(record)
+        yield from events
+        events.clear()
+    session.end()
+    yield from events
 
 
 PROMPT, ANSWER, OTHER = range(3)
@@ -156,6 +150,8 @@ class _Thread:
     pending: tuple[dict[str, JSON], frozenset[int]] | None = None
     spoken: bool = False
     leaf: int = -1
+    session: str | None = None
+    model: str | None = None
 
     def note(self, record: dict[str, JSON]) -> None:
         """Facts that stand on every record; the first value counts."""
@@ -179,6 +175,9 @@ class _Session:
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.events: list[Event] = []
+        self.emit = self.events.append
+        self.notes: dict[str, list[str]] = {}
         self.nodes: dict[str, int] = {}  # uuid -> its node, or that of the nearest message above it
         self.parents: list[int] = []
         self.kinds: list[int] = []
@@ -210,24 +209,36 @@ class _Session:
 
     def place(self, record: dict[str, JSON], kind: int, turn: str | None = None) -> int:
         """The node of a message record, or -1 when the file holds that record already."""
-        uuid = record.get("uuid")
-        if type(uuid) is str:
-            if uuid in self.nodes:
-                return -1
-            self.nodes[uuid] = len(self.parents)
+        get = record.get
+        nodes = self.nodes
         node = len(self.parents)
-        above = self.above(record)
+        parent = get("parentUuid") or get("logicalParentUuid")
+        above = nodes.get(parent, -1) if type(parent) is str else -1
+        uuid = get("uuid")
+        if type(uuid) is str and nodes.setdefault(uuid, node) != node:
+            return -1
+        thread = self.owners[above] if above >= 0 else None
+        session = get("sessionId")
+        if (
+            thread is None
+            or session != thread.session
+            or get("agentId") != thread.agent_id
+            or (get("isSidechain") is True) is not thread.is_side
+        ):
+            thread = self.thread(record, above)
+            thread.session = session if type(session) is str else None
         self.parents.append(above)
         self.kinds.append(kind)
         self.turns.append(turn)
-        thread = self.thread(record, above)
-        thread.note(record)
-        thread.leaf = node
         self.owners.append(thread)
+        if kind == PROMPT or thread.leaf < 0 or get("version") != thread.version:
+            thread.note(record)
+        thread.leaf = node
         self.leaf_uuid = None
         return node
 
     def thread(self, record: dict[str, JSON], above: int) -> _Thread:
+        """The rollout that a record belongs to: its agent's, its parent's, or its session's."""
         owner = self.owners[above] if above >= 0 else None
         agent = record.get("agentId")
         session = record.get("sessionId")
@@ -245,88 +256,99 @@ class _Session:
                 owner = self._named(f"session {session}", False, None)
         if type(session) is str:
             self.main_of_session.setdefault(session, owner)
+            if session not in owner.sessions:
+                owner.sessions.append(session)
         self.main = owner
         return owner
 
     def _named(self, key: str, is_side: bool, agent_id: str | None) -> _Thread:
         return self.threads.get(key) or self.threads.setdefault(key, _Thread(key, is_side, agent_id))
 
-    def enter(self, thread: _Thread) -> Iterator[Event]:
+    def enter(self, thread: _Thread) -> None:
         if thread is not self.current:
             self.current = thread
-            yield Start(thread.key)
+            self.emit(Start(thread.key))
 
     # -- messages --------------------------------------------------------------------------------
 
-    def assistant(self, record: dict[str, JSON]) -> Iterator[Event]:
-        message = record.get("message")
-        if type(message) is not dict or type(content := message.get("content")) not in (list, str):
+    def assistant(self, record: dict[str, JSON]) -> None:
+        message = _message(record)
+        if type(content := message.get("content")) not in (list, str):
             self.pass_through(record)
-            yield Skipped("record: assistant without content", _time(record))
+            self.emit(Skipped("record: assistant without content", _time(record)))
             return
         if record.get("isApiErrorMessage") is True:
             self.pass_through(record)
-            yield from self._api_error(record, content)
+            self._api_error(record, content)
             return
-        turn = message.get("id") or record.get("requestId") or record.get("uuid")
-        turn = turn if type(turn) is str else f"record {len(self.parents)}"
+        turn = message.get("id")
+        if type(turn) is not str or not turn:
+            turn = _text(record.get("requestId")) or _text(record.get("uuid")) or f"record {len(self.parents)}"
         node = self.place(record, ANSWER, turn)
         if node < 0:
-            yield Skipped("record: repeated", _time(record))
+            self.emit(Skipped("record: repeated", _time(record)))
             return
         thread = self.owners[node]
-        yield from self.enter(thread)
+        if thread is not self.current:
+            self.enter(thread)
         if thread.pending:
-            yield from self.compact(thread)
+            self.compact(thread)
         thread.spoken = True
         model = message.get("model")
         origin = reason = None
         if model == "<synthetic>":
             origin = reason = "synthetic"
-        elif type(model) is str and model != thread.facts.get("model"):
-            thread.facts["model"] = model
-            yield Facts({"model": model})
-        if record.get("isAbortedMidStream") is True:
+        elif model != thread.model and type(model) is str:
+            thread.model = model
+            self.emit(Facts({"model": model}))
+        if "isAbortedMidStream" in record and record["isAbortedMidStream"] is True:
             reason = "interrupted"
-        for replaced in _strings(record.get("supersedesUuids")):
-            self.retracted.add(replaced)
-        if type(usage := message.get("usage")) is dict and reason != "synthetic":
-            yield Used(turn, {ours: n for theirs, ours in _USAGE.items() if type(n := usage.get(theirs)) is int})
+        if "supersedesUuids" in record:
+            self.retracted.update(_strings(record["supersedesUuids"]))
+        if type(usage := message.get("usage")) is dict and origin is None:
+            self.emit(Used(turn, usage))
         at = At(turn, _time(record), None, node, origin, reason)
         if type(content) is str:
-            yield Said(at, "assistant", content)
+            self.emit(Said(at, "assistant", content))
             return
         for position, block in enumerate(content):
-            yield from self._answer_block(at, block, position)
+            kind = block.get("type") if type(block) is dict else None
+            if kind == "tool_use" and type(name := block.get("name")) is str:
+                self._call(at, block, name, position)
+            else:
+                self._answer_block(at, block, position)
 
-    def _answer_block(self, at: At, block: JSON, position: int) -> Iterator[Event]:
+    def _call(self, at: At, block: dict[str, JSON], name: str, position: int) -> None:
+        call_id = block.get("id")
+        call_id = call_id if type(call_id) is str and call_id else None
+        arguments = self._arguments(block.get("input"), position)
+        if call_id and type(arguments) is dict and type(prompt := arguments.get("prompt")) is str:
+            self.prompts_of_calls.setdefault(prompt, call_id)
+        self.emit(Called(at, call_id, name, arguments))
+
+    def _answer_block(self, at: At, block: JSON, position: int) -> None:
         match block:
             case {"type": "text", "text": str(text)}:
                 # Cited text comes in pieces of one sentence.
-                yield Said(at, "assistant", text, (), "" if block.get("citations") else "\n")
+                self.emit(Said(at, "assistant", text, (), "" if block.get("citations") else "\n"))
             case {"type": "thinking", "thinking": str(text)}:
-                yield Thought(at, text) if text else Skipped("reasoning: empty")
-            case {"type": "tool_use" | "server_tool_use" | "mcp_tool_use", "name": str(name)}:
-                call_id = block.get("id")
-                call_id = call_id if type(call_id) is str and call_id else None
-                arguments = self._arguments(block.get("input"), position)
-                if call_id and type(arguments) is dict and type(prompt := arguments.get("prompt")) is str:
-                    self.prompts_of_calls.setdefault(prompt, call_id)
-                yield Called(at, call_id, name, arguments)
+                self.emit(Thought(at, text) if text else Skipped("reasoning: empty"))
+            case {"type": "server_tool_use" | "mcp_tool_use", "name": str(name)}:
+                self._call(at, block, name, position)
             case {"type": "redacted_thinking"}:
-                yield Skipped("reasoning: redacted")
+                self.emit(Skipped("reasoning: redacted"))
             case {"type": str(kind), "tool_use_id": str(call_id)}:
                 # Tools that ran at the provider put their result into the answer itself.
                 text, media = _content(block.get("content"))
-                yield Returned(at, call_id, text, media, kind.endswith("_error") or None)
+                self.emit(Returned(at, call_id, text, media, kind.endswith("_error") or None))
             case str(text):
-                yield Said(at, "assistant", text)
+                self.emit(Said(at, "assistant", text))
             case {"type": "tool_use" | "server_tool_use" | "mcp_tool_use"}:
-                yield Skipped("tool_call: without a name")
+                self.emit(Skipped("tool_call: without a name"))
             case {"type": str(kind)}:
-                yield Skipped(f"record: assistant block {kind}")
+                self.emit(Skipped(f"record: assistant block {kind}"))
             case _:
-                yield Skipped("record: assistant block of unknown shape")
+                self.emit(Skipped("record: assistant block of unknown shape"))
 
     def _arguments(self, value: JSON, position: int) -> dict[str, JSON] | str:
         if type(value) is dict:
@@ -338,82 +360,88 @@ class _Session:
             return {}
         return jsontext.arguments(value) if type(value) is str else jsontext.exact_text(value)
 
-    def _api_error(self, record: dict[str, JSON], content: JSON) -> Iterator[Event]:
+    def _api_error(self, record: dict[str, JSON], content: JSON) -> None:
         """A notice for the user: the model neither wrote it nor is it shown it again."""
-        yield Skipped("message: API error notice", _time(record))
+        self.emit(Skipped("message: API error notice", _time(record)))
         thread = self.thread(record, self.above(record))
         text, _ = _content(content)
         errors = thread.meta.setdefault("api_errors", {})
         errors[text[:200]] = errors.get(text[:200], 0) + 1
 
-    def user(self, record: dict[str, JSON]) -> Iterator[Event]:
-        message = record.get("message")
-        content = message.get("content") if type(message) is dict else None
+    def user(self, record: dict[str, JSON]) -> None:
+        content = _message(record).get("content")
+        results: list[dict[str, JSON]] = []
+        rest: list[JSON] = []
         if type(content) is str:
-            content = [{"type": "text", "text": content}]
-        if type(content) is not list:
+            rest.append(content)
+        elif type(content) is list:
+            for block in content:
+                is_result = type(block) is dict and block.get("type") == "tool_result"
+                (results if is_result else rest).append(block)
+        else:
             self.pass_through(record)
-            yield Skipped("record: user without content", _time(record))
+            self.emit(Skipped("record: user without content", _time(record)))
             return
-        results = [b for b in content if type(b) is dict and b.get("type") == "tool_result"]
-        rest = [b for b in content if not (type(b) is dict and b.get("type") == "tool_result")] if results else content
-        text, media = _content(rest)
+        text, media = _content(rest) if rest else ("", [])
         origin = _origin(record, text, rest) if text or media else None
         is_prompt = not results and (origin is None or origin == "custom_command")
         node = self.place(record, PROMPT if is_prompt else OTHER)
         if node < 0:
-            yield Skipped("record: repeated", _time(record))
+            self.emit(Skipped("record: repeated", _time(record)))
             return
         thread = self.owners[node]
-        yield from self.enter(thread)
+        if thread is not self.current:
+            self.enter(thread)
         at = At(_text(record.get("uuid")), _time(record), None, node, origin)
         if origin == "summary" and (thread.pending or thread.spoken):
-            yield from self.compact(thread, Said(at, "user", text, media))
+            self.compact(thread, Said(at, "user", text, media))
             return
         if thread.pending:
-            yield from self.compact(thread)
-        at = self._replay(at, text)
-        yield from self._results(at._replace(origin=None), results, record)
+            self.compact(thread)
+        if results:
+            self._results(at if origin is None else at._replace(origin=None), results, record)
+        if text:
+            at = self._replay(at, text)
         if origin == "caveat":
-            yield Skipped("message: caveat on local commands", at.timestamp)
+            self.emit(Skipped("message: caveat on local commands", at.timestamp))
         elif origin == "interrupt":
-            yield Interrupted()
-            yield Said(at, "user", text, media)
+            self.emit(Interrupted())
+            self.emit(Said(at, "user", text, media))
         elif text or media:
-            yield from self._prompt(thread, at, text, media)
+            self._prompt(thread, at, text, media)
         elif not results:
-            yield Skipped("message: empty", at.timestamp)
+            self.emit(Skipped("message: empty", at.timestamp))
 
-    def _prompt(self, thread: _Thread, at: At, text: str, media: Sequence[Media]) -> Iterator[Event]:
+    def _prompt(self, thread: _Thread, at: At, text: str, media: Sequence[Media]) -> None:
         if at.origin is None and self.enqueued.get(text, 0) > 0:
             self.enqueued[text] -= 1
             if thread.spoken:
                 at = at._replace(origin="queued")
         if thread.first_prompt is None:
             thread.first_prompt = text
-        yield Said(at, "user", text, media)
+        self.emit(Said(at, "user", text, media))
 
-    def _results(self, at: At, results: list[dict[str, JSON]], record: dict[str, JSON]) -> Iterator[Event]:
+    def _results(self, at: At, results: list[dict[str, JSON]], record: dict[str, JSON]) -> None:
         for block in results:
             text, media = _content(block.get("content"))
             is_error = block.get("is_error")
             call_id = _text(block.get("tool_use_id"))
-            match record.get("toolUseResult"):
-                case {"agentId": str(agent)} if call_id:
-                    self.agents_of_calls[agent] = call_id
-            yield Returned(at, call_id, text, media, is_error if type(is_error) is bool else None)
+            used = record.get("toolUseResult")
+            if call_id and type(used) is dict and type(agent := used.get("agentId")) is str:
+                self.agents_of_calls[agent] = call_id
+            self.emit(Returned(at, call_id, text, media, is_error if type(is_error) is bool else None))
 
     def _replay(self, at: At, text: str) -> At:
         """After a compaction kept messages are written again: new uuid, same time, same text."""
         mark = hash((at.timestamp, text))
-        if self.compacted and text and mark in self.said:
+        if self.compacted and mark in self.said:
             return at._replace(replayed=True)
         self.said.add(mark)
         return at
 
     # -- everything else -------------------------------------------------------------------------
 
-    def attachment(self, record: dict[str, JSON]) -> Iterator[Event]:
+    def attachment(self, record: dict[str, JSON]) -> None:
         attachment = record.get("attachment")
         kind = attachment.get("type") if type(attachment) is dict else None
         if kind == "queued_command":
@@ -422,7 +450,7 @@ class _Session:
             origin: str | None = "notification" if is_news else "queued"
             if text in self.enqueued and self.enqueued[text] <= 0 and not is_news:
                 self.pass_through(record)
-                yield Skipped("message: queued prompt delivered before", _time(record))
+                self.emit(Skipped("message: queued prompt delivered before", _time(record)))
                 return
             self.enqueued[text] = self.enqueued.get(text, 0) - 1
         else:
@@ -430,21 +458,20 @@ class _Session:
             text, media = _content(attachment.get(key)) if origin else ("", [])
         if not (text or media) or origin is None:
             self.pass_through(record)
-            yield Skipped(f"record: attachment {kind}", _time(record))
+            self.emit(Skipped(f"record: attachment {kind}", _time(record)))
             return
         node = self.place(record, OTHER)
         if node < 0:
-            yield Skipped("record: repeated", _time(record))
+            self.emit(Skipped("record: repeated", _time(record)))
             return
-        yield from self.enter(self.owners[node])
-        yield Said(At(_text(record.get("uuid")), _time(record), None, node, origin), "user", text, media)
+        self.enter(self.owners[node])
+        self.emit(Said(At(_text(record.get("uuid")), _time(record), None, node, origin), "user", text, media))
 
-    def system(self, record: dict[str, JSON]) -> Iterator[Event]:
+    def system(self, record: dict[str, JSON]) -> None:
         self.pass_through(record)
         subtype = record.get("subtype")
         thread = self.thread(record, self.above(record))
-        for retracted in _strings(record.get("retractedMessageUuids")):
-            self.retracted.add(retracted)
+        self.retracted.update(_strings(record.get("retractedMessageUuids")))
         if subtype == "compact_boundary":
             details = record.get("compactMetadata")
             details = details if type(details) is dict else {}
@@ -455,7 +482,7 @@ class _Session:
         elif subtype == "microcompact_boundary":
             details = record.get("microcompactMetadata")
             thread.meta.setdefault("microcompactions", []).append(details if type(details) is dict else {})
-        yield Skipped(f"record: system {subtype}" if subtype else "record: system", _time(record))
+        self.emit(Skipped(f"record: system {subtype}" if subtype else "record: system", _time(record)))
 
     def _kept(self, details: dict[str, JSON]) -> frozenset[int]:
         """Nodes of the messages that a compaction left in the context."""
@@ -470,19 +497,24 @@ class _Session:
                 return frozenset(self.nodes[u] for u in uuids if type(u) is str and u in self.nodes)
         return frozenset()
 
-    def compact(self, thread: _Thread, summary: Said | None = None) -> Iterator[Event]:
+    def compact(self, thread: _Thread, summary: Said | None = None) -> None:
         note, kept = thread.pending or ({"trigger": None}, frozenset())
         thread.pending = None
         self.compacted = True
-        yield Compacted({k: v for k, v in note.items() if v is not None}, (summary,) if summary else (), kept)
+        self.emit(Compacted({k: v for k, v in note.items() if v is not None}, (summary,) if summary else (), kept))
 
-    def aside(self, kind: str, record: dict[str, JSON]) -> Iterator[Event]:
+    def aside(self, record: dict[str, JSON]) -> None:
         """Records that are no messages: links of the tree, titles, the queue, snapshots."""
+        kind = record.get("type")
         if "uuid" in record:
             self.pass_through(record)
+        if kind == "progress":
+            match record:
+                case {"data": {"agentId": str(agent)}, "parentToolUseID": str(call_id)}:
+                    self.agents_of_calls.setdefault(agent, call_id)
+            self.emit(Skipped("record: progress", _time(record)))
+            return
         match record:
-            case {"type": "progress", "data": {"agentId": str(agent)}, "parentToolUseID": str(call_id)}:
-                self.agents_of_calls.setdefault(agent, call_id)
             case {"type": "summary", "summary": str(text), **more}:
                 self._note("summaries", text)
                 self.leaf_uuid = _text(more.get("leafUuid"))
@@ -494,32 +526,28 @@ class _Session:
                 self._note("titles", text)
             case {"type": "pr-link", "prUrl": str(url)}:
                 self._note("pull_requests", url)
-        yield Skipped(f"record: {kind}", _time(record))
+        self.emit(Skipped(f"record: {kind}", _time(record)))
 
     def _note(self, name: str, text: str) -> None:
         noted = self.notes.setdefault(name, [])
         if text not in noted:
             noted.append(text)
 
-    @functools.cached_property
-    def notes(self) -> dict[str, list[str]]:
-        return {}
-
     # -- the end ---------------------------------------------------------------------------------
 
-    def end(self) -> Iterator[Event]:
+    def end(self) -> None:
         for thread in list(self.threads.values()):
-            yield Start(thread.key)
+            self.emit(Start(thread.key))
             if thread.pending:
-                yield from self.compact(thread)
-            yield from self._identity(thread)
+                self.compact(thread)
+            self._identity(thread)
         if forks := self._forks():
-            yield from self._branches(forks)
+            self._branches(forks)
 
-    def _identity(self, thread: _Thread) -> Iterator[Event]:
+    def _identity(self, thread: _Thread) -> None:
         stem = self.source.stem
         session = stem if stem in thread.sessions else next(iter(thread.sessions), None)
-        facts = {name: value for name, value in thread.facts.items() if name != "model"}
+        facts = dict(thread.facts)
         facts["root_session_id"] = session
         meta = {**thread.meta, "versions": thread.versions or None}
         index = self._index_entry(session, thread.is_side)
@@ -537,7 +565,7 @@ class _Session:
                 meta["subagents"] = self.agents_of_calls
             if len(thread.sessions) > 1:
                 meta["session_ids"] = thread.sessions
-        yield Facts(facts, meta)
+        self.emit(Facts(facts, meta))
 
     def _index_entry(self, session: str | None, is_side: bool) -> dict[str, JSON]:
         for folder in ("", "../../") if is_side else ("",):
@@ -594,7 +622,7 @@ class _Session:
                 forks[parent] = list(ways.values())
         return forks
 
-    def _branches(self, forks: dict[int, list[list[int]]]) -> Iterator[Event]:
+    def _branches(self, forks: dict[int, list[list[int]]]) -> None:
         leaf = self.nodes.get(self.leaf_uuid or "", -1)
         for thread in self.threads.values():
             own = {parent: ways for parent, ways in forks.items() if self.owners[parent] is thread}
@@ -602,8 +630,8 @@ class _Session:
             hidden, leaves = self._hidden(own, active)
             if hidden or self.retracted:
                 hidden |= {self.nodes[uuid] for uuid in self.retracted if uuid in self.nodes}
-                yield Start(thread.key)
-                yield Branched(frozenset(hidden), [frozenset(self._hidden(own, other)[0]) for other in leaves])
+                self.emit(Start(thread.key))
+                self.emit(Branched(frozenset(hidden), [frozenset(self._hidden(own, other)[0]) for other in leaves]))
 
     def _hidden(self, forks: dict[int, list[list[int]]], leaf: int) -> tuple[set[int], list[int]]:
         """Nodes off the line that ends in `leaf`, and the last node of each line that was left."""
@@ -614,9 +642,9 @@ class _Session:
         cut: dict[int, int] = {}
         for ways in forks.values():
             kept = next((way for way in ways if line.intersection(way)), ways[-1])
-            for number, way in enumerate(ways):
+            for way in ways:
                 if way is not kept:
-                    cut |= dict.fromkeys(way, way[0] if number >= 0 else 0)
+                    cut |= dict.fromkeys(way, way[0])
         last: dict[int, int] = {}
         side: dict[int, int] = {}
         for node, parent in enumerate(self.parents):
@@ -638,8 +666,8 @@ def _spawns(path: str, stamp: float) -> tuple[dict[str, str], dict[str, str]]:
                 continue
             if type(record) is dict:
                 handle = {"assistant": session.assistant, "user": session.user}.get(str(record.get("type")))
-                for _ in handle(record) if handle else session.aside("", record):
-                    pass
+                (handle or session.aside)(record)
+                session.events.clear()
     return session.agents_of_calls, session.prompts_of_calls
 
 
@@ -683,10 +711,11 @@ def _content(value: JSON) -> tuple[str, list[Media]]:
     texts: list[str] = []
     media: list[Media] = []
     for block in value:
+        if type(block) is str:
+            texts.append(block)
+            continue
         match block:
             case {"type": "text", "text": str(text)}:
-                texts.append(text)
-            case str(text):
                 texts.append(text)
             case {"type": "image" | "document" as kind, "source": dict(origin)}:
                 media.append(_media(kind, origin))
@@ -709,6 +738,14 @@ def _media(kind: str, origin: dict[str, JSON]) -> Media:
         case {"type": "text", "data": str(text)}:
             return Media(kind, media_type or "text/plain", text.encode("utf-8", "replace"))
     return Media(kind, media_type, None, _text(origin.get("url")) or _text(origin.get("file_id")))
+
+
+def _message(record: dict[str, JSON]) -> dict[str, JSON]:
+    """The message of a record; other writers put its content there without the object around it."""
+    message = record.get("message")
+    if type(message) is dict:
+        return message
+    return {"content": message}
 
 
 def _text(value: JSON) -> str | None:

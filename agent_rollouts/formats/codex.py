@@ -107,7 +107,7 @@ _LEGACY_KEPT = 80_000
 
 def claims(head: Head) -> bool:
     """Whether one of the first records is an enveloped one, a bare header or a bare item."""
-    return any(_is_codex(record) for record in head.records[:10]) or _is_document(head.data)
+    return any(_is_codex(record) for record in head.records) or _is_document(head.data)
 
 
 def _is_codex(record: dict[str, JSON]) -> bool:
