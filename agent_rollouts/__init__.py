@@ -1,1 +1,25 @@
-"""placeholder"""
+"""Coding-agent logs on disk become Hugging Face datasets.
+
+Importing this package registers its builder, so that `datasets.load_dataset("agent_rollouts", …)` finds it.
+"""
+
+from __future__ import annotations
+
+from agent_rollouts.chat import to_chat
+from agent_rollouts.errors import AgentRolloutsError, BadFileError, FormatError, SourceError
+from agent_rollouts.features import FEATURES
+from agent_rollouts.loading import load_rollouts, register
+
+__version__ = "0.1.0"
+__all__ = [
+    "FEATURES",
+    "AgentRolloutsError",
+    "BadFileError",
+    "FormatError",
+    "SourceError",
+    "__version__",
+    "load_rollouts",
+    "to_chat",
+]
+
+register()

@@ -200,15 +200,18 @@ def find(
     found: dict[str, None] = {}
     for one in [source] if isinstance(source, (str, os.PathLike)) else source:
         place = os.path.expanduser(os.fspath(one))
-        paths = _find_remote(place, recursive) if "://" in place else _find_local(place, recursive)
-        if paths is None:
+        below = _find_remote(place, recursive) if "://" in place else _find_local(place, recursive)
+        if below is None:
             paths = [place]
         else:
-            paths = [path for path, base in paths if _matches(path[len(base) :], wanted, unwanted)]
+            # A glob of the user's own says by itself which names are meant.
+            names = ("*",) if glob.has_magic(place) else wanted
+            paths = [path for path, base in below if _matches(path[len(base) :], names, unwanted)]
             paths = _without_copies(sorted(paths))
         if not paths:
             raise SourceError(
-                f"no file in {place} matches {' or '.join(wanted)}"
+                f"no file {'matches' if glob.has_magic(place) else 'in'} {place}"
+                + ("" if glob.has_magic(place) else f" matches {' or '.join(wanted)}")
                 + ("" if recursive else " (recursive=False: folders below it were not searched)")
                 + "; name another folder or set file_pattern"
             )
