@@ -32,7 +32,7 @@ _TABLE_ROWS = 256
 
 
 @dataclass
-class RolloutConfig(datasets.BuilderConfig):
+class RolloutConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped base
     """How rollouts of one format are read.
 
     Attributes:

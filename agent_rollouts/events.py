@@ -143,7 +143,8 @@ class Compacted(NamedTuple):
     kept: frozenset[int] = frozenset()
 
 
-class Skipped(NamedTuple):
+@dataclass(slots=True)
+class Skipped:
     """`what` reads `kind: why`, kind being line, record, message, tool_call, tool_result, reasoning or media."""
 
     what: str

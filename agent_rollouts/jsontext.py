@@ -115,6 +115,14 @@ def _is_exact(value: JSON) -> bool:
     return True
 
 
+def loads_exactly(text: str) -> JSON:
+    """The value of JSON text with integers of any length, or the text itself when it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def exact_text(value: JSON) -> str:
     """JSON text of a value that orjson cannot write; nested too deep for Python as well, it becomes null."""
     try:

@@ -8,7 +8,7 @@ kept as JSON text, so that a rollout of 200 MB costs 200 MB and not its Python o
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -232,6 +232,7 @@ class _Transcript:
         self.turn_slots: dict[str | int, int] = {}
         self.call_slots: dict[str, tuple[int, str]] = {}
         self.returned: set[str] = set()
+        self.unnamed: deque[str] = deque()  # calls whose source has no id for them
         self.renamed: dict[str, str] = {}
         self.media: list[Media] = []
         self.skipped = skipped
@@ -272,6 +273,7 @@ class _Transcript:
             call_id = f"call_{len(self.call_slots) + 1}"
             while call_id in self.call_slots:
                 call_id += "_"
+            self.unnamed.append(call_id)
         elif call_id in self.call_slots:
             for call in turn.calls:
                 if call["id"] == call_id and call["function"] == {"name": name, "arguments": arguments}:
@@ -288,7 +290,7 @@ class _Transcript:
     def result(self, event: Returned) -> None:
         at, call_id, text, media, is_error = event
         if call_id is None:
-            call_id = next((known for known in self.call_slots if known not in self.returned), "")
+            call_id = self._next_unanswered()
         call_id = self.renamed.get(call_id, call_id)
         place = self.call_slots.get(call_id)
         if place is None:
@@ -309,6 +311,13 @@ class _Transcript:
             self.turn.results[call_id] = (at.node, message)
         else:
             self.late.setdefault(index, []).append(self._store(at.node, message))
+
+    def _next_unanswered(self) -> str:
+        """The call that a result without an id answers: the first of those without one, else of all."""
+        while self.unnamed:
+            if (call_id := self.unnamed.popleft()) in self.call_slots and call_id not in self.returned:
+                return call_id
+        return next((known for known in self.call_slots if known not in self.returned), "")
 
     def interrupt(self, event: Interrupted) -> None:
         if self.turn is not None:
@@ -597,21 +606,23 @@ class _Draft:
                 window.lose(window.placed(), "before a compaction")
             del self.windows[:-1]
         number = 0
-        for position, window in enumerate(self.windows):
+        lines: list[list[tuple[list[_Slot], set[int]]]] = []
+        for window in self.windows:
             slots = window.placed()
-            active = _without(slots, self.branched.hidden)
-            if self.branches == "active":
-                window.lose((slot for slot in slots if slot.node in self.branched.hidden), "withdrawn")
-            yield self._rollout(window, active, number, last=position == len(self.windows) - 1)
-            number += 1
-            if self.branches == "all":
-                shown = {id(slot) for slot in active}
-                for hidden in self.branched.others:
-                    other = _without(slots, hidden)
-                    if {id(slot) for slot in other} - shown:
-                        yield self._rollout(window, other, number, last=False, copied=shown)
-                        shown |= {id(slot) for slot in other}
-                        number += 1
+            lines.append([])
+            shown: set[int] = set()
+            for hidden in (self.branched.hidden, *(self.branched.others if self.branches == "all" else ())):
+                line = _without(slots, hidden)
+                if not lines[-1] or {id(slot) for slot in line} - shown:
+                    lines[-1].append((line, set(shown)))
+                    shown |= {id(slot) for slot in line}
+            # All losses are counted before the first rollout is given away.
+            window.lose((slot for slot in slots if id(slot) not in shown), "withdrawn")
+        for window, found in zip(self.windows, lines, strict=True):
+            for line, copied in found:
+                last = window is self.windows[-1] and line is found[0][0]
+                yield self._rollout(window, line, number, last=last, copied=copied)
+                number += 1
 
     def _rollout(
         self, window: _Transcript, slots: list[_Slot], number: int, *, last: bool, copied: set[int] | None = None
@@ -622,7 +633,7 @@ class _Draft:
 
         messages, media = window.messages(slots, copy if copied else None)
         first = number == 0
-        columns = {key: value for key, value in self.values.items() if key in _FACTS and isinstance(value, _FACTS[key])}
+        columns: dict[str, Any] = {key: value for key, value in self.values.items() if key in _FACTS and isinstance(value, _FACTS[key])}
         meta = dict(self.meta)
         if self.models:
             meta["models"] = self.models
@@ -645,8 +656,8 @@ class _Draft:
             final_assistant_message=_final(messages, slots),
             skipped=self.skipped if first else Counter(),
             source_meta=meta,
-            started_at=self.values.get("started_at") or (self.first and instant_text(self.first)),
-            ended_at=self.values.get("ended_at") or (self.last and instant_text(self.last)),
+            started_at=_moment(self.values.get("started_at"), self.first),
+            ended_at=_moment(self.values.get("ended_at"), self.last),
         )
         if rollout.usage is None and self.usage and (last or len(self.windows) == 1) and not copied:
             rollout.usage = _sum(self.usage.values())
@@ -708,9 +719,16 @@ def _copied(message: dict[str, JSON]) -> None:
 
 def _final(messages: Messages, slots: list[_Slot]) -> str | None:
     for index in reversed(range(len(slots))):
-        if slots[index].role == "assistant" and (content := messages[index]["content"]):
-            return str(content)
+        if slots[index].role == "assistant":
+            message = messages[index]
+            if message["content"] and message.get("origin") != "synthetic":
+                return str(message["content"])
     return None
+
+
+def _moment(said: JSON, seen: str | float | None) -> str | None:
+    moment = said or seen
+    return instant_text(moment) if isinstance(moment, (str, int, float)) else None
 
 
 def _sum(usages: Iterable[dict[str, int | float]]) -> dict[str, int | float]:

@@ -10,7 +10,7 @@ and a description in `builder_configs/<name>.yaml`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from agent_rollouts.errors import FormatError
@@ -23,11 +23,13 @@ from agent_rollouts.source import Head, Source
 class Format(Protocol):
     """What a format's module holds."""
 
-    @staticmethod
-    def claims(head: Head) -> bool: ...
+    @property
+    def claims(self) -> Callable[[Head], bool]:
+        """Whether a file that begins like this is of the format."""
 
-    @staticmethod
-    def decode(source: Source) -> Iterator[Event]: ...
+    @property
+    def decode(self) -> Callable[[Source], Iterator[Event]]:
+        """The events of a file."""
 
 
 DECODERS: dict[str, Format] = {

@@ -16,7 +16,6 @@ with `agent-<id>.meta.json`). There is no specification; the rules here come fro
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,9 +40,11 @@ from agent_rollouts.events import (
     Thought,
     Used,
 )
+from agent_rollouts.features import PROMPT_ORIGINS
 from agent_rollouts.source import Head, Source
 
-_SIDE_RECORDS = frozenset({"summary", "file-history-snapshot", "queue-operation", "last-prompt"})
+# Where a sub-agent's session lies, seen from its file: beside it, above `<session>/subagents/`, above a workflow's run.
+_ABOVE = ("", "../../", "../../../../")
 
 # Agents that Claude Code runs for itself; their ids look like `acompact-12ab34`.
 _INTERNAL_AGENTS = {
@@ -94,7 +95,11 @@ _ATTACHMENTS = {
     "nested_memory": ("environment", "content"),
     "edited_text_file": ("environment", "snippet"),
     "file": ("attachment", "content"),
+    "queued_command": ("queued", "prompt"),
 }
+
+# What other hooks print when all is well is for the user alone.
+_HOOKS_WITH_A_SAY = frozenset({None, "SessionStart", "UserPromptSubmit"})
 
 
 def claims(head: Head) -> bool:
@@ -125,13 +130,15 @@ def decode(source: Source) -> Iterator[Event]:
     for record in source.records():
         kind = record.get("type")
         handlers.get(kind if type(kind) is str else "", session.aside)(record)
-        yield from events
-        events.clear()
+        if session.current is not None:  # what stands before the first message belongs to its rollout
+            yield from events
+            events.clear()
     session.end()
     yield from events
 
 
 PROMPT, ANSWER, OTHER = range(3)
+IDLE, RUNNING, ANSWERING = range(3)  # what the model was at when the user stopped it
 
 
 @dataclass(slots=True)
@@ -149,6 +156,8 @@ class _Thread:
     first_prompt: str | None = None
     pending: tuple[dict[str, JSON], frozenset[int]] | None = None
     spoken: bool = False
+    state: int = IDLE
+    command: int = -1
     leaf: int = -1
     session: str | None = None
     model: str | None = None
@@ -175,6 +184,7 @@ class _Session:
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.agent = source.stem[6:] if source.stem.startswith("agent-") else None
         self.events: list[Event] = []
         self.emit = self.events.append
         self.notes: dict[str, list[str]] = {}
@@ -192,6 +202,7 @@ class _Session:
         self.retracted: set[str] = set()
         self.prompts_of_calls: dict[str, str] = {}
         self.agents_of_calls: dict[str, str] = {}
+        self.delivered = -1, ""  # the attachment that brought a queued prompt last, and its text
         self.compacted = False
         self.said: set[int] = set()
 
@@ -247,6 +258,8 @@ class _Session:
                 return self._named(f"agent {agent}", True, agent)
             if owner is not None and owner.is_side:
                 return owner
+            if self.agent:
+                return self._named(f"agent {self.agent}", True, self.agent)
             uuid = str(record.get("uuid") or len(self.parents))
             return self._named(f"chain {uuid}", True, uuid.split("-")[0])
         if owner is None or owner.is_side:
@@ -266,8 +279,8 @@ class _Session:
 
     def enter(self, thread: _Thread) -> None:
         if thread is not self.current:
+            self.events.insert(len(self.events) if self.current else 0, Start(thread.key))
             self.current = thread
-            self.emit(Start(thread.key))
 
     # -- messages --------------------------------------------------------------------------------
 
@@ -281,9 +294,10 @@ class _Session:
             self.pass_through(record)
             self._api_error(record, content)
             return
-        turn = message.get("id")
+        turn = message_id = message.get("id")
         if type(turn) is not str or not turn:
-            turn = _text(record.get("requestId")) or _text(record.get("uuid")) or f"record {len(self.parents)}"
+            message_id = _text(record.get("requestId")) or _text(record.get("uuid"))
+            turn = message_id or f"record {len(self.parents)}"
         node = self.place(record, ANSWER, turn)
         if node < 0:
             self.emit(Skipped("record: repeated", _time(record)))
@@ -294,6 +308,7 @@ class _Session:
         if thread.pending:
             self.compact(thread)
         thread.spoken = True
+        thread.state = ANSWERING
         model = message.get("model")
         origin = reason = None
         if model == "<synthetic>":
@@ -307,11 +322,11 @@ class _Session:
             self.retracted.update(_strings(record["supersedesUuids"]))
         if type(usage := message.get("usage")) is dict and origin is None:
             self.emit(Used(turn, usage))
-        at = At(turn, _time(record), None, node, origin, reason)
+        at = At(message_id, _time(record), turn, node, origin, reason)
         if type(content) is str:
             self.emit(Said(at, "assistant", content))
             return
-        for position, block in enumerate(content):
+        for position, block in enumerate(content or ()):
             kind = block.get("type") if type(block) is dict else None
             if kind == "tool_use" and type(name := block.get("name")) is str:
                 self._call(at, block, name, position)
@@ -392,6 +407,10 @@ class _Session:
         thread = self.owners[node]
         if thread is not self.current:
             self.enter(thread)
+        if origin == "custom_command":
+            thread.command = node
+        elif origin == "reminder" and ("sourceToolUseID" in record or 0 <= self.parents[node] == thread.command):
+            origin = "skill"  # what a command or the Skill tool unfolds into
         at = At(_text(record.get("uuid")), _time(record), None, node, origin)
         if origin == "summary" and (thread.pending or thread.spoken):
             self.compact(thread, Said(at, "user", text, media))
@@ -399,14 +418,20 @@ class _Session:
         if thread.pending:
             self.compact(thread)
         if results:
+            thread.state = min(thread.state, RUNNING)
             self._results(at if origin is None else at._replace(origin=None), results, record)
         if text:
             at = self._replay(at, text)
         if origin == "caveat":
             self.emit(Skipped("message: caveat on local commands", at.timestamp))
         elif origin == "interrupt":
-            self.emit(Interrupted())
+            # A prompt may be stopped before anything is answered: the answer before it is whole.
+            if thread.state == ANSWERING or (thread.state == RUNNING and "for tool use" in text):
+                self.emit(Interrupted())
+            thread.state = IDLE
             self.emit(Said(at, "user", text, media))
+        elif text and self.delivered == (self.parents[node], text):
+            self.emit(Skipped("message: queued prompt delivered before", at.timestamp))
         elif text or media:
             self._prompt(thread, at, text, media)
         elif not results:
@@ -417,8 +442,10 @@ class _Session:
             self.enqueued[text] -= 1
             if thread.spoken:
                 at = at._replace(origin="queued")
-        if thread.first_prompt is None:
-            thread.first_prompt = text
+        if at.origin in PROMPT_ORIGINS:
+            thread.state = IDLE
+            if thread.first_prompt is None:
+                thread.first_prompt = text
         self.emit(Said(at, "user", text, media))
 
     def _results(self, at: At, results: list[dict[str, JSON]], record: dict[str, JSON]) -> None:
@@ -443,33 +470,50 @@ class _Session:
 
     def attachment(self, record: dict[str, JSON]) -> None:
         attachment = record.get("attachment")
-        kind = attachment.get("type") if type(attachment) is dict else None
-        if kind == "queued_command":
-            text, media = _content(attachment.get("prompt"))
+        attachment = attachment if type(attachment) is dict else {}
+        kind = attachment.get("type")
+        origin, shown = _ATTACHMENTS.get(str(kind), (None, ""))
+        text, media = _content(_unwrapped(attachment.get(shown)))
+        if kind == "queued_command" and text:
             is_news = attachment.get("commandMode") == "task-notification" or text.startswith("<task-notification>")
-            origin: str | None = "notification" if is_news else "queued"
-            if text in self.enqueued and self.enqueued[text] <= 0 and not is_news:
+            origin = "notification" if is_news else "queued"
+            queued = self.enqueued.get(text)
+            if queued == 0 and not is_news:
                 self.pass_through(record)
                 self.emit(Skipped("message: queued prompt delivered before", _time(record)))
                 return
-            self.enqueued[text] = self.enqueued.get(text, 0) - 1
-        else:
-            origin, key = _ATTACHMENTS.get(str(kind), (None, ""))
-            text, media = _content(attachment.get(key)) if origin else ("", [])
-        if not (text or media) or origin is None:
+            if queued:
+                self.enqueued[text] = queued - 1
+        elif kind == "hook_success" and attachment.get("hookEvent") not in _HOOKS_WITH_A_SAY:
+            origin = None
+        if origin is None or not (text or media):
             self.pass_through(record)
             self.emit(Skipped(f"record: attachment {kind}", _time(record)))
-            return
+        else:
+            self._aside_said(record, origin, text, media)
+
+    def _aside_said(self, record: dict[str, JSON], origin: str, text: str, media: Sequence[Media]) -> None:
+        """A message for the model that no user record holds."""
         node = self.place(record, OTHER)
         if node < 0:
             self.emit(Skipped("record: repeated", _time(record)))
             return
-        self.enter(self.owners[node])
+        thread = self.owners[node]
+        self.enter(thread)
+        if thread.pending:
+            self.compact(thread)
+        if origin == "queued":
+            thread.state = IDLE
+            self.delivered = node, text
         self.emit(Said(At(_text(record.get("uuid")), _time(record), None, node, origin), "user", text, media))
 
     def system(self, record: dict[str, JSON]) -> None:
-        self.pass_through(record)
         subtype = record.get("subtype")
+        if subtype == "local_command" and (text := _text(record.get("content"))):
+            origin = _origin_of_text(text)
+            self._aside_said(record, "command" if origin == "custom_command" else origin or "command_output", text, ())
+            return
+        self.pass_through(record)
         thread = self.thread(record, self.above(record))
         self.retracted.update(_strings(record.get("retractedMessageUuids")))
         if subtype == "compact_boundary":
@@ -522,6 +566,8 @@ class _Session:
                 self.leaf_uuid = leaf
             case {"type": "queue-operation", "operation": "enqueue", "content": str(text)}:
                 self.enqueued[text] = self.enqueued.get(text, 0) + 1
+            case {"type": "queue-operation", "operation": "popAll"}:
+                self.enqueued.clear()  # back into the input line
             case {"type": "custom-title", "customTitle": str(text)} | {"type": "ai-title", "aiTitle": str(text)}:
                 self._note("titles", text)
             case {"type": "pr-link", "prUrl": str(url)}:
@@ -537,11 +583,12 @@ class _Session:
 
     def end(self) -> None:
         for thread in list(self.threads.values()):
-            self.emit(Start(thread.key))
+            self.enter(thread)
             if thread.pending:
                 self.compact(thread)
             self._identity(thread)
-        if forks := self._forks():
+        forks = self._forks()
+        if forks or self.retracted:
             self._branches(forks)
 
     def _identity(self, thread: _Thread) -> None:
@@ -568,7 +615,7 @@ class _Session:
         self.emit(Facts(facts, meta))
 
     def _index_entry(self, session: str | None, is_side: bool) -> dict[str, JSON]:
-        for folder in ("", "../../") if is_side else ("",):
+        for folder in _ABOVE if is_side else ("",):
             match self.source.sibling(f"{folder}sessions-index.json"):
                 case {"entries": list(entries)}:
                     for entry in entries:
@@ -582,7 +629,7 @@ class _Session:
         about = beside if type(beside) is dict and self.source.stem == f"agent-{thread.agent_id}" else {}
         agents, prompts = self.agents_of_calls, self.prompts_of_calls
         if session and self.source.stem.startswith("agent-") and not about.get("toolUseId"):
-            for folder in ("", "../../", "../../../../"):
+            for folder in _ABOVE:
                 if parent := self.source.beside(f"{folder}{session}.jsonl"):
                     agents, prompts = _spawns(parent.path, parent.stamp)
                     break
@@ -624,14 +671,15 @@ class _Session:
 
     def _branches(self, forks: dict[int, list[list[int]]]) -> None:
         leaf = self.nodes.get(self.leaf_uuid or "", -1)
+        gone = {self.nodes[uuid] for uuid in self.retracted if uuid in self.nodes}
         for thread in self.threads.values():
             own = {parent: ways for parent, ways in forks.items() if self.owners[parent] is thread}
             active = leaf if leaf >= 0 and self.owners[leaf] is thread else thread.leaf
             hidden, leaves = self._hidden(own, active)
-            if hidden or self.retracted:
-                hidden |= {self.nodes[uuid] for uuid in self.retracted if uuid in self.nodes}
-                self.emit(Start(thread.key))
-                self.emit(Branched(frozenset(hidden), [frozenset(self._hidden(own, other)[0]) for other in leaves]))
+            if hidden or gone:
+                self.enter(thread)
+                others = [frozenset(self._hidden(own, other)[0] | gone) for other in leaves]
+                self.emit(Branched(frozenset(hidden | gone), others))
 
     def _hidden(self, forks: dict[int, list[list[int]]], leaf: int) -> tuple[set[int], list[int]]:
         """Nodes off the line that ends in `leaf`, and the last node of each line that was left."""
@@ -719,8 +767,8 @@ def _content(value: JSON) -> tuple[str, list[Media]]:
                 texts.append(text)
             case {"type": "image" | "document" as kind, "source": dict(origin)}:
                 media.append(_media(kind, origin))
-            case {"type": "document", "source": _} | {"type": "image"}:
-                media.append(Media("image", None, None, None))
+            case {"type": "image" | "document" as kind}:
+                media.append(Media(kind, None, None))
             case dict():
                 # A block that has no text of its own (a tool reference, a search hit) is shown as it is.
                 texts.append(orjson.dumps(block).decode())
@@ -732,12 +780,22 @@ def _media(kind: str, origin: dict[str, JSON]) -> Media:
     match origin:
         case {"type": "base64", "data": str(data)}:
             try:
-                return Media(kind, media_type, base64.b64decode(data))
-            except (binascii.Error, ValueError):
-                return Media(kind, media_type, None, None)
+                return Media(kind, media_type, base64.b64decode(data) or None)
+            except ValueError:
+                return Media(kind, media_type, None)
         case {"type": "text", "data": str(text)}:
             return Media(kind, media_type or "text/plain", text.encode("utf-8", "replace"))
     return Media(kind, media_type, None, _text(origin.get("url")) or _text(origin.get("file_id")))
+
+
+def _unwrapped(value: JSON) -> JSON:
+    """The text that an attachment wraps in objects."""
+    match value:
+        case {"file": {"content": str(text)}} | {"content": str(text)} | {"blockingError": str(text)}:
+            return text
+        case {"type": "image", "file": {"base64": str(data), **more}}:
+            return [{"type": "image", "source": {"type": "base64", "media_type": more.get("type"), "data": data}}]
+    return value
 
 
 def _message(record: dict[str, JSON]) -> dict[str, JSON]:

@@ -1,0 +1,236 @@
+"""The command line: `agent-rollouts distill | inspect | audit | formats`. Thin over the library."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+import datasets
+
+from agent_rollouts import __version__
+from agent_rollouts.audit import KINDS, FileAudit, audit
+from agent_rollouts.configs import file_rules, formats
+from agent_rollouts.distill import SFT_FEATURES, Report, distill
+from agent_rollouts.distill.write import check_output, write_dataset
+from agent_rollouts.errors import AgentRolloutsError, FormatError
+from agent_rollouts.formats import read
+from agent_rollouts.loading import default_roots
+from agent_rollouts.rollout import HISTORIES, Rollout
+from agent_rollouts.source import find, open_sources
+
+DEMO = Path(__file__).parent / "demo"
+
+_sources = click.argument("source", nargs=-1)
+_format = click.option(
+    "--format", default="auto", show_default=True, help=f"auto tells each file by its content; or {', '.join(formats())}."
+)
+_pattern = click.option("--file-pattern", help="Names to read in folders, with * wildcards, instead of the format's own.")
+_flat = click.option("--recursive/--no-recursive", default=True, show_default=True, help="Search folders below a folder.")
+
+
+class _Group(click.Group):
+    """Turns the errors that this package raises on purpose into one line and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except AgentRolloutsError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="agent-rollouts")
+def main() -> None:
+    """Coding-agent logs on disk become training data.
+
+    SOURCE is a file, a folder, a glob, a .zip archive or an address (hf://, s3://, …). Without one, the
+    default folders of the format are read, as far as they exist here (see `agent-rollouts formats`).
+    """
+
+
+@main.command("distill")
+@_sources
+@_format
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the dataset.")
+@click.option("--demo", is_flag=True, help="Read the invented sessions that come with the package.")
+@click.option(
+    "--history",
+    default="segments",
+    show_default=True,
+    type=click.Choice(HISTORIES),
+    help="A row per context window, the whole session in one row, or only the last context.",
+)
+@click.option("--internal", is_flag=True, help="Keep the agents' own housekeeping, such as summary writers.")
+@_pattern
+@_flat
+def _distill(
+    source: Sequence[str],
+    format: str,
+    output: Path,
+    demo: bool,
+    history: str,
+    internal: bool,
+    file_pattern: str | None,
+    recursive: bool,
+) -> None:
+    """Write sessions as a dataset that TRL can train on.
+
+    OUTPUT/data holds Parquet shards, OUTPUT/README.md a card; `load_dataset("OUTPUT")` reads them. The
+    folder appears when everything is written, so that an interrupted run leaves no half dataset.
+    """
+    check_output(output)
+    files = _files((str(DEMO),) if demo else source, format, file_pattern, recursive)
+    report = Report()
+    with datasets.utils.tqdm(files, unit=" files", desc="Distilling", disable=not sys.stderr.isatty()) as bar:
+        rows = distill(bar, format=format, history=history, internal=internal, report=report, name_of=_shown)
+        command = shlex.join(["agent-rollouts", *sys.argv[1:]])
+        write_dataset(rows, output, SFT_FEATURES, report, version=__version__, command=command, place=output.name)
+    _summary(report, output)
+
+
+@main.command("inspect")
+@_sources
+@_format
+@_pattern
+@_flat
+def _inspect(source: Sequence[str], format: str, file_pattern: str | None, recursive: bool) -> None:
+    """Show what is in sessions: counts by format, dates, models, tools, and what is not used and why."""
+    by_format: dict[str, Counter[str]] = {}
+    models: Counter[str] = Counter()
+    tools: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
+    dates: list[str] = []
+    bad: list[str] = []
+    for path in _files(source, format, file_pattern, recursive):
+        for rollout in _rollouts(path, format, bad):
+            counts = by_format.setdefault(rollout.source_kind, Counter())
+            skipped += rollout.skipped
+            if not rollout:
+                counts["without messages"] += 1
+                continue
+            counts["rollouts"] += 1
+            counts["sub-agents"] += rollout.is_sidechain
+            counts["internal"] += rollout.internal is not None
+            counts["messages"] += len(rollout.messages)
+            counts["tool calls"] += rollout.tool_call_count
+            models.update(rollout.source_meta.get("models") or ["not said"])
+            dates += [date[:10] for date in (rollout.started_at, rollout.ended_at) if date]
+            tools.update(m["name"] for m in rollout.messages if m["role"] == "tool")
+    for name, counts in sorted(by_format.items()):
+        click.echo(f"{name}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
+    click.echo(f"dates: {min(dates)} to {max(dates)}" if dates else "dates: none")
+    for title, counted in (("models", models), ("tools with results", tools), ("not used", skipped)):
+        _counts(title, counted)
+    _bad_files(bad)
+
+
+@main.command("audit")
+@_sources
+@_format
+@_pattern
+@_flat
+def _audit(source: Sequence[str], format: str, file_pattern: str | None, recursive: bool) -> None:
+    """Compare rows with their files: every call, result, thought and picture is in a row or counted.
+
+    One line for each file that is not in order, and the totals. Exit status 1 when there is one.
+    """
+    total = FileAudit("", "")
+    problems = files = 0
+    bad: list[str] = []
+    for path in _files(source, format, file_pattern, recursive):
+        for found in _audits(path, format, bad):
+            files += 1
+            total.rollouts += found.rollouts
+            total.raw += found.raw
+            total.rows += found.rows
+            total.skipped += found.skipped
+            problems += bool(found.problems)
+            for problem in found.problems:
+                click.echo(f"{found.path}: {problem}")
+    click.echo(f"{files:,} files, {total.rollouts:,} rollouts, {problems:,} files with problems")
+    for kind in KINDS:
+        counted = sum(count for what, count in total.skipped.items() if what.startswith(f"{kind}:"))
+        click.echo(f"  {kind}: {total.raw[kind]:,} in files, {total.rows[kind]:,} in rows, {counted:,} skipped and counted")
+    _bad_files(bad)
+    if problems:
+        sys.exit(1)
+
+
+@main.command("formats")
+def _formats() -> None:
+    """List the formats, where their files lie by default, and whether that is so here."""
+    for config in formats().values():
+        click.echo(f"{config.name}: {config.title}, {config.homepage}")
+        here = config.existing_roots()
+        for root in config.roots:
+            there = str(Path(root).expanduser()) in here
+            click.echo(f"  {root} ({'is here' if there else 'not here'}), {' '.join(config.patterns)}")
+        click.echo(f"  told by {config.recognised_by}")
+
+
+def _files(source: Sequence[str], format: str, pattern: str | None, recursive: bool) -> list[str]:
+    return find(list(source) or default_roots(format), **file_rules(format, pattern), recursive=recursive)
+
+
+def _rollouts(path: str, format: str, bad: list[str]) -> Iterator[Rollout]:
+    try:
+        for source in open_sources(path):
+            try:
+                yield from read(source, format)
+            except FormatError as error:
+                bad.append(str(error))
+    except Exception as error:  # one bad file must not hide the others
+        bad.append(f"{path}: {type(error).__name__}: {error}")
+
+
+def _audits(path: str, format: str, bad: list[str]) -> Iterator[FileAudit]:
+    try:
+        for source in open_sources(path):
+            try:
+                found = audit(source)
+            except FormatError as error:
+                bad.append(str(error))
+                continue
+            if format in ("auto", found.format):
+                yield found
+            else:
+                bad.append(f"{source.path} is {found.format}, not {format}")
+    except Exception as error:  # one bad file must not hide the others
+        bad.append(f"{path}: {type(error).__name__}: {error}")
+
+
+def _shown(path: str) -> str:
+    """Paths of the demo as they lie in the package, so that its dataset is the same everywhere."""
+    return path.replace(str(DEMO), "demo")
+
+
+def _summary(report: Report, output: Path) -> None:
+    click.echo(
+        f"{report.files:,} files, {report.rollouts:,} rollouts -> {report.rows:,} rows: {report.messages:,} messages, "
+        f"{report.tool_calls:,} tool calls, about {report.tokens:,} tokens (UTF-8 bytes / 4)"
+    )
+    _counts("rollouts left out", report.removed)
+    _counts("parts of files not used", report.skipped)
+    if report.untrained:
+        click.echo(f"{report.untrained:,} assistant messages have weight 0; TRL trains on them all the same (see the card)")
+    if report.media:
+        click.echo(f"{report.media:,} images and documents are not in these rows, which are text")
+    _bad_files(list(report.bad_files.values()))
+    click.echo(f"NOT REDACTED: whatever paths, names and keys the sessions hold is in {output}")
+    click.echo(f'written: {output}; load it with load_dataset("{output}")')
+
+
+def _counts(title: str, counts: Counter[str]) -> None:
+    if counts:
+        click.echo(f"{title}: " + ", ".join(f"{name} {count:,}" for name, count in counts.most_common()))
+
+
+def _bad_files(bad: list[str]) -> None:
+    for reason in bad[:10]:
+        click.echo(f"left out: {reason}", err=True)
+    if len(bad) > 10:
+        click.echo(f"left out: {len(bad) - 10} more files", err=True)
