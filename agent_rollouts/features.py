@@ -196,11 +196,11 @@ def table(rollouts: Sequence[Rollout]) -> pa.Table:
 
     Message texts are taken over as they lie in memory: nothing is parsed or copied for one rollout.
     """
-    columns: dict[str, list[Any]] = {}
-    for scalars in map(_scalars, rollouts):
-        for name, value in scalars.items():
-            columns.setdefault(name, []).append(value)
-    columns["media"] = [_media(rollout) for rollout in rollouts]
+    derived: dict[str, list[Any]] = {
+        "media": [_media(rollout) for rollout in rollouts],
+        "usage": [_usage(rollout.usage) for rollout in rollouts],
+        "message_count": [len(rollout.messages) for rollout in rollouts],
+    }
     arrays: list[pa.Array] = []
     for field in SCHEMA:
         if field.name == "messages":
@@ -212,7 +212,8 @@ def table(rollouts: Sequence[Rollout]) -> pa.Table:
             values = [_text(getattr(rollout, field.name)) for rollout in rollouts]
             arrays.append(pa.ExtensionArray.from_storage(field.type, pa.array(values, pa.string())))
         else:
-            arrays.append(pa.array(columns[field.name], field.type))
+            values = derived.get(field.name) or [getattr(rollout, field.name) for rollout in rollouts]
+            arrays.append(pa.array(values, field.type))
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 

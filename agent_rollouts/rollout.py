@@ -203,14 +203,15 @@ class _Turn:
 def _stamped(
     message: dict[str, JSON], at: At, media: Sequence[int], reason: str | None, phase: str | None = None
 ) -> dict[str, JSON]:
+    id, timestamp, _, _, origin, _, _, _ = at
     if media:
         message["media"] = list(media)
-    if at.id is not None:
-        message["id"] = at.id
-    if at.timestamp is not None:
-        message["timestamp"] = at.timestamp if type(at.timestamp) is str else instant_text(at.timestamp)
-    if at.origin is not None:
-        message["origin"] = at.origin
+    if id is not None:
+        message["id"] = id
+    if timestamp is not None:
+        message["timestamp"] = timestamp if type(timestamp) is str else instant_text(timestamp)
+    if origin is not None:
+        message["origin"] = origin
     if phase is not None:
         message["phase"] = phase
     if reason is not None:
@@ -250,10 +251,12 @@ class _Transcript:
                 turn.joiners.append(joiner)
             elif text:
                 self.skipped["text: repeated part"] += 1
-            turn.media += self._keep(media)
+            if media:
+                turn.media += self._keep(media)
             turn.phase = at.phase or turn.phase
             return
-        message = _stamped({"role": role, "content": text}, at, self._keep(media), at.weight_reason)
+        kept = self._keep(media) if media else ()
+        message = _stamped({"role": role, "content": text}, at, kept, at.weight_reason)
         # What is said while calls are out stands behind their results.
         self.tail.append((at.node, message))
         if self.turn is None:
@@ -306,9 +309,10 @@ class _Transcript:
         message: dict[str, JSON] = {"role": "tool", "content": text, "tool_call_id": call_id, "name": name}
         if is_error is not None:
             message["is_error"] = is_error
-        message = _stamped(message, at, self._keep(media), at.weight_reason)
-        if self.turn is not None and index == self.turn.index and not isinstance(self.turn, _Reopened):
-            self.turn.results[call_id] = (at.node, message)
+        message = _stamped(message, at, self._keep(media) if media else (), at.weight_reason)
+        turn = self.turn
+        if turn is not None and index == turn.index and type(turn) is not _Reopened:
+            turn.results[call_id] = (at.node, message)
         else:
             self.late.setdefault(index, []).append(self._store(at.node, message))
 
@@ -538,9 +542,9 @@ class _Draft:
             _OTHERS[kind](self, event)
             return
         at: At = event[0]
-        if at.timestamp is not self.seen:
-            self._see(at.timestamp)
-        if at.replayed:
+        if at[1] is not self.seen:
+            self._see(at[1])
+        if at[6]:  # replayed
             if self.history == "full":
                 self.skipped[f"{_NAMES[kind]}: repeated after a compaction"] += 1
                 return
@@ -551,9 +555,14 @@ class _Draft:
         self.seen = timestamp
         if timestamp is None:
             return
-        if self.last is None or self.first is None:
+        last = self.last
+        if type(last) is type(timestamp) is str and len(last) == len(timestamp) == 24 and last[-1] == timestamp[-1]:
+            if last <= timestamp:  # both with milliseconds and in one zone, so that text order is time order
+                self.last = timestamp
+                return
+        if last is None or self.first is None:
             self.first = self.last = timestamp
-        elif _earlier(self.last, timestamp):
+        elif _earlier(last, timestamp):
             self.last = timestamp
         elif _earlier(timestamp, self.first):
             self.first = timestamp
@@ -755,8 +764,6 @@ def _writable(message: dict[str, JSON], skipped: Counter[str]) -> dict[str, JSON
 
 
 def _earlier(a: str | float, b: str | float) -> bool:
-    if type(a) is str and type(b) is str and len(a) == len(b) == 24 and a[-1] == b[-1] == "Z":
-        return a < b  # both are UTC with milliseconds, so that text order is time order
     left, right = _instant(a), _instant(b)
     return left is not None and (right is None or left < right)
 

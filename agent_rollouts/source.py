@@ -7,13 +7,17 @@ import functools
 import glob
 import gzip
 import io
+import logging
 import os
 import posixpath
+import sys
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, cast
+from types import ModuleType
+from typing import BinaryIO, NamedTuple, cast
 
 import fsspec
 import orjson
@@ -22,12 +26,16 @@ from agent_rollouts import jsontext
 from agent_rollouts.errors import SourceError
 from agent_rollouts.events import JSON
 
+logger = logging.getLogger(__name__)
+
 HEAD_BYTES = 64 * 1024
 HEAD_RECORDS = 8
 _SUFFIXES = (".gz", ".zst", ".zip")
 _BLOCK = 1 << 17
 # Nobody's sessions, and costly to walk.
 _IGNORED_FOLDERS = frozenset({".git", "node_modules", "__pycache__", "__MACOSX", ".venv"})
+# What reading a compressed file raises where it is cut off or damaged.
+_TORN = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
 
 
 class Source:
@@ -37,21 +45,25 @@ class Source:
     what could not be read as a record.
     """
 
-    def __init__(self, path: str, data: bytes | None = None) -> None:
+    def __init__(self, path: str, data: bytes | None = None, *, member: Callable[[], BinaryIO] | None = None) -> None:
         self.path = path
         self.damage: Counter[str] = Counter()
         self._whole = data
-        self._is_member = data is not None
+        self._member = member
+        self._is_alone = data is not None or member is not None
         self._line = b""
 
     @property
     def name(self) -> str:
         """File name without folders and without the suffix of its compression."""
-        name = posixpath.basename(self.path.split("::")[-1].replace("\\", "/"))
+        first, _, last = self.path.partition("::")
+        # `a.zip::member` is ours; in `zip://member::a.zip`, an address of fsspec, the member comes first.
+        name = posixpath.basename((first if "://" in first else last or first).replace("\\", "/"))
         return name[: -len(_suffix(name))] if _suffix(name) else name
 
     @property
     def stem(self) -> str:
+        """`name` without what follows its last dot."""
         return self.name.rsplit(".", 1)[0]
 
     @contextmanager
@@ -60,21 +72,47 @@ class Source:
         if self._whole is not None:
             yield io.BytesIO(self._whole)
             return
+        if self._member is not None:
+            with self._member() as member:
+                yield _decompressed(_stepwise(member), _suffix(self.path))
+            return
         with _open_raw(self.path) as raw:
             yield _decompressed(raw, _suffix(self.path))
 
     @functools.cached_property
     def head(self) -> Head:
         """What the first 64 KiB tell; for finding out whose file this is."""
+        data, is_whole = b"", False
         with self.open() as stream:
-            data = stream.read(HEAD_BYTES)
-        if len(data) < HEAD_BYTES:
+            # In steps, as one large read would lose what stands before a tear.
+            read = getattr(stream, "read1", stream.read)
+            try:
+                while len(data) < HEAD_BYTES and not is_whole:
+                    part = read(HEAD_BYTES - len(data))
+                    data += part
+                    is_whole = not part
+            except _TORN:
+                if not data:
+                    raise
+        if is_whole:
             self._whole = data  # a small file need not be opened again
         return Head(self.name, data)
 
     def lines(self) -> Iterator[bytes]:
+        """The lines; of a compressed file that is cut off or damaged those before the damage, which is counted.
+
+        Raises:
+            OSError, EOFError, zlib.error: the file cannot be read, not even its first line.
+        """
+        line = None
         with self.open() as stream:
-            yield from stream
+            try:
+                for line in stream:
+                    yield line
+            except _TORN:
+                if line is None:
+                    raise
+                self.damage["file: ends in the middle of its compression"] += 1
 
     def records(self) -> Iterator[dict[str, JSON]]:
         """The JSON objects of a JSON Lines file, read line by line.
@@ -82,18 +120,17 @@ class Source:
         A damaged line costs that line and is counted in `damage`; two objects on a line are two records.
         """
         loads = orjson.loads
-        with self.open() as stream:
-            for line in stream:
-                try:
-                    record = loads(line)
-                except ValueError:
-                    yield from self._salvage(line)
-                    continue
-                if type(record) is dict:
-                    self._line = line
-                    yield record
-                else:
-                    self.damage["line: not an object"] += 1
+        for line in self.lines():
+            try:
+                record = loads(line)
+            except ValueError:
+                yield from self._salvage(line)
+                continue
+            if type(record) is dict:
+                self._line = line
+                yield record
+            else:
+                self.damage["line: not an object"] += 1
 
     def exact(self) -> JSON:
         """The record that was read last, parsed again with integers of any length."""
@@ -106,7 +143,7 @@ class Source:
 
     def beside(self, name: str) -> Source | None:
         """The file beside this one, or None when there is none (never beside a member of an archive)."""
-        if self._is_member:
+        if self._is_alone or "::" in self.path:
             return None
         found = Source(posixpath.normpath(posixpath.join(posixpath.dirname(self.path), name)))
         if "://" in self.path:
@@ -134,7 +171,7 @@ class Source:
         self._line = stripped.encode("utf-8", "replace")
         found, left = jsontext.objects(stripped)
         yield from found
-        if found and "\ufffd" in stripped or any(not _encodable(item) for item in found):
+        if any("\ufffd" in jsontext.exact_text(item) for item in found):
             self.damage["text: not valid UTF-8"] += 1
         if left:
             self.damage["line: not JSON" if not found else "line: not JSON behind its first object"] += 1
@@ -152,13 +189,14 @@ class Head:
     def __init__(self, name: str, data: bytes) -> None:
         self.name = name
         self.data = data
+        self.limit = HEAD_RECORDS
         self._lines = io.BytesIO(data)
         self._parsed: list[dict[str, JSON]] = []
 
     @property
     def records(self) -> Iterator[dict[str, JSON]]:
-        """The JSON objects on the first lines, parsed as they are asked for, `HEAD_RECORDS` at the most."""
-        for position in range(HEAD_RECORDS):
+        """The JSON objects on the first lines, parsed as they are asked for, `limit` at the most."""
+        for position in range(self.limit):
             while position >= len(self._parsed):
                 line = self._lines.readline()
                 if not line:
@@ -200,82 +238,165 @@ def find(
     found: dict[str, None] = {}
     for one in [source] if isinstance(source, (str, os.PathLike)) else source:
         place = os.path.expanduser(os.fspath(one))
-        below = _find_remote(place, recursive) if "://" in place else _find_local(place, recursive)
+        below = _below_address(place, recursive) if "://" in place else _below(place, recursive)
         if below is None:
-            paths = [place]
-        else:
-            # A glob of the user's own says by itself which names are meant.
-            names = ("*",) if glob.has_magic(place) else wanted
-            paths = [path for path, base in below if _matches(path[len(base) :], names, unwanted)]
-            paths = _without_copies(sorted(paths))
+            found[place] = None
+            continue
+        # A glob of the user's own says by itself which names are meant.
+        names = ("*",) if below.is_glob else wanted
+        paths = [path for path in below.paths if _matches(path[len(below.base) :], names, unwanted)]
         if not paths:
-            raise SourceError(
-                f"no file {'matches' if glob.has_magic(place) else 'in'} {place}"
-                + ("" if glob.has_magic(place) else f" matches {' or '.join(wanted)}")
-                + ("" if recursive else " (recursive=False: folders below it were not searched)")
-                + "; name another folder or set file_pattern"
-            )
-        found |= dict.fromkeys(paths)
+            raise SourceError(_nothing_at(place, () if below.is_glob else wanted, recursive))
+        found |= dict.fromkeys(path + below.further for path in _without_copies(sorted(paths)))
     if not found:
         raise SourceError("no source given; name files, folders or addresses")
     return list(found)
 
 
-def open_sources(path: str) -> Iterator[Source]:
-    """The files behind one path: itself, or the members of a `.zip`."""
+def open_sources(path: str, *, patterns: Iterable[str] = ("*",), ignored: Iterable[str] = ()) -> Iterator[Source]:
+    """The files behind one path: itself, or the members of a `.zip`, chosen as `find` chooses the files of a folder.
+
+    Members are opened as they are read, so they must be read before the next one is asked for.
+
+    Raises:
+        SourceError: an archive without such a member.
+        OSError, zipfile.BadZipFile: an archive that cannot be read.
+    """
     if _suffix(path) != ".zip":
         yield Source(path)
         return
+    wanted, unwanted = tuple(patterns), tuple(ignored)
     with _open_raw(path) as raw, zipfile.ZipFile(raw) as archive:
-        for member in sorted(archive.infolist(), key=lambda info: info.filename):
-            parts = member.filename.split("/")
-            if not member.is_dir() and not _IGNORED_FOLDERS & set(parts):
-                content = archive.read(member)
-                with io.BytesIO(content) as inner:
-                    yield Source(f"{path}::{member.filename}", _decompressed(inner, _suffix(parts[-1])).read())
+        names = [member.filename for member in archive.infolist() if not member.is_dir()]
+        chosen = [
+            name
+            for name in _without_copies(sorted(names))
+            if not _IGNORED_FOLDERS & set(name.split("/")) and _matches(f"/{name}", wanted, unwanted)
+        ]
+        if not chosen:
+            raise SourceError(f"{path}: none of its {len(names)} members matches {' or '.join(wanted)}")
+        for name in chosen:
+            opened = cast(Callable[[], BinaryIO], functools.partial(archive.open, name))
+            yield Source(f"{path}::{name}", member=opened)
 
 
-def _find_local(place: str, recursive: bool) -> list[tuple[str, str]] | None:
-    """Paths below a folder or of a glob, each with its base; None for a file."""
+class _Below(NamedTuple):
+    """Files below a folder, or those a glob matches.
+
+    `base` is the folder that all begin with, `further` what stands behind each in a chained address.
+    """
+
+    paths: list[str]
+    base: str
+    is_glob: bool = False
+    further: str = ""
+
+
+def _below(place: str, recursive: bool) -> _Below | None:
+    """What a local folder or glob holds; None for a file."""
     if os.path.isfile(place):
         return None
     if os.path.isdir(place):
         base = place.rstrip(os.sep)
-        found = []
-        for folder, folders, names in os.walk(base, followlinks=True):
-            folders[:] = sorted(set(folders) - _IGNORED_FOLDERS) if recursive else []
-            found += [(os.path.join(folder, name), base) for name in names]
-        return found
-    if glob.has_magic(place):
-        base = os.path.dirname(place[: min(place.find(c) for c in "*?[" if c in place)])
-        matched = glob.glob(place, recursive=True, include_hidden=True) if _HIDDEN_GLOB else glob.glob(place, recursive=True)
-        return [(path, base) for path in matched if os.path.isfile(path)]
-    raise SourceError(f"{place} does not exist; name a file, a folder, a glob or an address such as hf://…")
+        return _Below(_walk(base or os.sep, recursive), base)
+    if not glob.has_magic(place):
+        raise SourceError(f"{place} does not exist; name a file, a folder, a glob or an address such as hf://…")
+    return _Below(_deep_glob(place) if "**" in place else _glob(place), _fixed(place), is_glob=True)
 
 
-_HIDDEN_GLOB = "include_hidden" in (glob.glob.__kwdefaults__ or {})
+def _glob(pattern: str) -> list[str]:
+    if sys.version_info >= (3, 11):
+        found = glob.glob(pattern, include_hidden=True)
+    else:
+        found = glob.glob(pattern)
+    return [path for path in found if os.path.isfile(path)]
 
 
-def _find_remote(place: str, recursive: bool) -> list[tuple[str, str]] | None:
+def _deep_glob(pattern: str) -> list[str]:
+    """The files that a glob with `**` matches; Python's own glob follows links in circles there."""
+    parts = pattern.replace(os.sep, "/").split("/")
+    if "**" not in parts:
+        return _glob(pattern)
+    before, after = os.path.join("/".join(parts[: parts.index("**")]), ""), parts[parts.index("**") :]
+    found = set()
+    for folder in glob.glob(before) if before else [""]:
+        for path in _walk(folder or os.curdir, recursive=True):
+            relative = path[len(folder or os.curdir) :].lstrip(os.sep)
+            if _fits(relative.replace(os.sep, "/").split("/"), after):
+                found.add(os.path.join(folder, relative))
+    return list(found)
+
+
+def _walk(base: str, recursive: bool) -> list[str]:
+    """The files below a folder, also through links, each folder once."""
+    found = []
+    seen = set()
+    for folder, folders, names in os.walk(base, followlinks=True, onerror=_unlisted):
+        status = os.stat(folder)
+        if (identity := (status.st_dev, status.st_ino)) in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders[:] = sorted(set(folders) - _IGNORED_FOLDERS) if recursive else []
+        # A pipe would be waited for, and a link may lead nowhere.
+        found += [path for path in (os.path.join(folder, name) for name in names) if os.path.isfile(path)]
+    return found
+
+
+def _unlisted(error: OSError) -> None:
+    logger.warning(f"left out: {error.filename}: {type(error).__name__}: {error.strerror}")
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a glob, `**` standing for any number of folders."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return _fits(parts, pattern[1:]) or (bool(parts) and _fits(parts[1:], pattern))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def _fixed(pattern: str) -> str:
+    """The folder before the first wildcard of a glob."""
+    return os.path.dirname(pattern[: min(pattern.find(c) for c in "*?[" if c in pattern)])
+
+
+def _below_address(place: str, recursive: bool) -> _Below | None:
+    """What an fsspec address names; None for a file."""
     fs, path = fsspec.url_to_fs(place)
-    if glob.has_magic(path):
-        paths, base = fs.glob(path), path[: min(path.find(c) for c in "*?[" if c in path)].rpartition("/")[0]
-    elif fs.isdir(path):
+    # `zip://*.jsonl::s3://bucket/a.zip`: what is found lies behind the same further address.
+    prefix, rest = place[: place.index("://") + 3], place[place.index("://") :]
+    further = rest[rest.index("::") :] if "::" in rest else ""
+    # On the web `?` begins a query, and whether there are links in it could only be told by loading the file.
+    web = path.startswith(("http://", "https://"))
+    is_glob = glob.has_magic(path.replace("?", "") if web else path) and not fs.exists(path)
+    if is_glob:
+        paths, base = fs.glob(path), _fixed(path)
+    elif path.endswith("/") if web else fs.isdir(path):
         paths, base = fs.find(path, maxdepth=None if recursive else 1), path.rstrip("/")
     elif fs.exists(path):
         return None
     else:
         raise SourceError(f"{place} does not exist, or may not be read with the credentials at hand")
-    prefix = place[: place.index("://") + 3]
-    return [(prefix + found.lstrip("/") if "://" not in found else found, prefix + base) for found in paths]
+
+    def address(inner: str) -> str:
+        return inner if "://" in inner else prefix + inner.lstrip("/")
+
+    return _Below([address(found) for found in paths], address(base), is_glob, further)
+
+
+def _nothing_at(place: str, patterns: Sequence[str], recursive: bool) -> str:
+    folder = f" matches {' or '.join(patterns)}" if patterns else ""
+    depth = "" if recursive else " (recursive=False: folders below it were not searched)"
+    return f"no file {'in' if folder else 'matches'} {place}{folder}{depth}; name another folder or set file_pattern"
 
 
 def _matches(relative: str, patterns: tuple[str, ...], ignored: tuple[str, ...]) -> bool:
     folders, _, name = relative.replace(os.sep, "/").rpartition("/")
     plain = name[: -len(_suffix(name))] if _suffix(name) in (".gz", ".zst") else name
-    if not any(fnmatch.fnmatchcase(candidate, p) for p in patterns for candidate in (name, plain)):
-        if not name.endswith(".zip"):
-            return False
+    fits = any(fnmatch.fnmatchcase(candidate, p) for p in patterns for candidate in (name, plain))
+    if not fits and not name.endswith(".zip"):
+        return False
     parts = folders.split("/")
     return not any(
         any(fnmatch.fnmatchcase(part, rule[:-1]) for part in parts)
@@ -307,15 +428,65 @@ def _open_raw(path: str) -> Iterator[BinaryIO]:
 
 def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
     if suffix == ".gz":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+        return _stepwise(cast(BinaryIO, gzip.GzipFile(fileobj=raw)))
     if suffix == ".zst":
         try:
             import zstandard
         except ImportError:
             raise SourceError("reading .zst files needs zstandard: pip install 'agent-rollouts[zstd]'") from None
-        # The stream of zstandard cannot be iterated by lines itself.
-        return cast(BinaryIO, io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), _BLOCK))
+        return cast(BinaryIO, io.BufferedReader(_Zstd(raw, zstandard), _BLOCK))
     return raw
+
+
+def _stepwise(stream: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_Steps(stream), _BLOCK))
+
+
+class _Steps(io.RawIOBase):
+    """What a decompressing stream has ready; asked for a whole block, it would lose what stands before a tear."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._read = cast(io.BufferedReader, stream).read1
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]  # typeshed's name for it is no class
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Zstd(io.RawIOBase):
+    """A stream of zstd frames, decompressed. The reader of zstandard takes a frame that is cut off for a whole one."""
+
+    def __init__(self, raw: BinaryIO, zstandard: ModuleType) -> None:
+        self._raw = raw
+        self._zstandard = zstandard
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._is_within = False
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]  # as above
+        while not self._ready:
+            if not (data := self._frame.unused_data or self._raw.read(_BLOCK)):
+                if self._is_within:
+                    raise EOFError("the file ends within a zstd frame")
+                return 0
+            if self._frame.eof:
+                self._frame = self._zstandard.ZstdDecompressor().decompressobj()
+            try:
+                self._ready = memoryview(self._frame.decompress(data))
+            except self._zstandard.ZstdError as error:
+                raise EOFError(f"damaged zstd frame: {error}") from error
+            self._is_within = not self._frame.eof
+        size = min(len(self._ready), len(buffer))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
 
 
 @functools.lru_cache(maxsize=16)
@@ -325,11 +496,3 @@ def _read_json(path: str, stamp: float | None) -> JSON:
             return orjson.loads(stream.read())
     except (OSError, ValueError):
         return None
-
-
-def _encodable(value: JSON) -> bool:
-    try:
-        orjson.dumps(value)
-    except TypeError:
-        return False
-    return True

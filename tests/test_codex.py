@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,11 @@ from agent_rollouts.formats import codex
 from agent_rollouts.rollout import Rollout, assemble
 from agent_rollouts.source import Head, Source, find
 from tests.conftest import FIXTURES
+from tests.strategies import VALUES, damaged, fixture_records, lines
 
 CODEX = FIXTURES / "codex"
 BASIC = (CODEX / "basic" / "input.jsonl").read_bytes()
 HISTORIES = ("full", "segments", "context")
-
-
-def lines(*records: dict[str, Any]) -> bytes:
-    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
 
 
 def item(kind: str, **fields: Any) -> dict[str, Any]:
@@ -182,35 +178,12 @@ def test_instructions_stand_at_the_head_of_every_segment() -> None:
 
 # -- input of any shape --------------------------------------------------------------------------
 
-RECORDS = [
-    json.loads(line)
-    for path in sorted(CODEX.glob("*/input*")) + sorted(CODEX.glob("*/input/*.jsonl"))
-    if path.is_file() and path.parent.name != "messy"
-    for line in path.read_bytes().splitlines()
-]
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
-)
-
-
-@st.composite
-def damaged(draw: st.DrawFn) -> dict[str, Any]:
-    """A record of a fixture with one of its values replaced."""
-    record: dict[str, Any] = json.loads(json.dumps(draw(st.sampled_from(RECORDS))))
-    place: Any = record
-    while True:
-        keys = sorted(place) if isinstance(place, dict) else range(len(place))
-        key = draw(st.sampled_from(keys))
-        if not isinstance(place[key], (dict, list)) or not place[key] or draw(st.booleans()):
-            place[key] = draw(VALUES)
-            return record
-        place = place[key]
+RECORDS = fixture_records(CODEX)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(damaged(), max_size=12))
-def test_no_record_stops_the_decoder(records: list[dict[str, Any]]) -> None:
+@given(st.lists(damaged(RECORDS) | VALUES, max_size=12))
+def test_no_record_stops_the_decoder(records: list[Any]) -> None:
     data = lines(*records)
     codex.claims(Head("x", data))
     for history in HISTORIES:

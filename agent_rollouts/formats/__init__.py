@@ -17,7 +17,7 @@ from agent_rollouts.errors import FormatError
 from agent_rollouts.events import Event
 from agent_rollouts.formats import claude_code, codex
 from agent_rollouts.rollout import Rollout, assemble
-from agent_rollouts.source import Head, Source
+from agent_rollouts.source import HEAD_RECORDS, Head, Source
 
 
 class Format(Protocol):
@@ -44,7 +44,11 @@ def detect(source: Source) -> str | None:
     Raises:
         FormatError: two formats claim it.
     """
-    claiming = [name for name, format in DECODERS.items() if format.claims(source.head)]
+    # The first record tells, unless it is damaged or one that says little.
+    for records in (1, HEAD_RECORDS):
+        source.head.limit = records
+        if claiming := [name for name, format in DECODERS.items() if format.claims(source.head)]:
+            break
     if len(claiming) > 1:
         raise FormatError(f"{source.path} is claimed by {' and '.join(claiming)}; name the format")
     return claiming[0] if claiming else None

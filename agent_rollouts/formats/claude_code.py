@@ -57,13 +57,15 @@ _INTERNAL_AGENTS = {
 }
 
 # Commands that act on the program; any other command name stands for a prompt of the user's.
-_LOCAL_COMMANDS = frozenset(
-    "add-dir agents bashes bug chrome clear color compact config context copy cost desktop diff doctor effort exit "
-    "export extra-usage fast feedback fork help hooks ide keybindings login logout mcp memory mobile model "
-    "output-style permissions plan plugin plugins privacy-settings quit release-notes reload-plugins remote-control "
-    "remote-env rename reset resume rewind sandbox settings skills stats status statusline stickers tag tasks "
-    "terminal-setup theme todos upgrade usage vim voice".split()
-)
+_LOCAL_COMMANDS = frozenset({
+    "add-dir", "agents", "bashes", "bug", "chrome", "clear", "color", "compact", "config", "context", "copy",
+    "cost", "desktop", "diff", "doctor", "effort", "exit", "export", "extra-usage", "fast", "feedback", "fork",
+    "help", "hooks", "ide", "keybindings", "login", "logout", "mcp", "memory", "mobile", "model", "output-style",
+    "permissions", "plan", "plugin", "plugins", "privacy-settings", "quit", "release-notes", "reload-plugins",
+    "remote-control", "remote-env", "rename", "reset", "resume", "rewind", "sandbox", "settings", "skills", "stats",
+    "status", "statusline", "stickers", "tag", "tasks", "terminal-setup", "theme", "todos", "upgrade", "usage",
+    "vim", "voice",
+})  # fmt: skip
 
 _ORIGIN_OF_PREFIX = {
     "<command-name>": "command",
@@ -106,7 +108,9 @@ def claims(head: Head) -> bool:
     """Records with `type` and a Claude `message`, or with one of Claude Code's own side records."""
     for record in head.records:
         match record:
-            case {"type": "user" | "assistant", "message": dict() | list() | str()} if "sessionId" in record or "parentUuid" in record:
+            case {"type": "user" | "assistant", "message": dict() | list() | str()} if (
+                "sessionId" in record or "parentUuid" in record
+            ):
                 return True
             case {"type": "summary", "leafUuid": _} | {"type": "file-history-snapshot", "snapshot": _}:
                 return True
@@ -286,7 +290,8 @@ class _Session:
 
     def assistant(self, record: dict[str, JSON]) -> None:
         message = _message(record)
-        if type(content := message.get("content")) not in (list, str):
+        content: JSON = message.get("content")
+        if type(content) is not list and type(content) is not str:
             self.pass_through(record)
             self.emit(Skipped("record: assistant without content", _time(record)))
             return

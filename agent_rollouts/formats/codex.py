@@ -229,6 +229,8 @@ class _Thread:
             else:
                 yield from handler(payload)
         yield from self._finish()
+        # Tables of bound methods are cycles: they would keep the file's texts until the next garbage collection.
+        self.records, self.controls, self.items = {}, {}, {}
 
     def _read(self) -> Iterator[dict[str, JSON]]:
         if self.source.name.endswith(".jsonl") or not _is_document(self.source.head.data):
@@ -351,6 +353,8 @@ class _Thread:
         if type(kind) is not str:
             return [self._unused("response_item without a type")]
         self.types[kind] = self.types.get(kind, 0) + 1
+        if kind.endswith("call_output") and self.unspoken is None and not self.hosted_results:
+            return self._output(item)  # the most frequent kind, which changes nothing
         return self._item(kind, item)
 
     def _item(self, kind: str, item: dict[str, JSON]) -> list[Event]:
@@ -665,7 +669,8 @@ class _Thread:
         output = item.get("output")
         failed: bool | None = None
         if type(output) is str:
-            return [Returned(self._at(), _string(item.get("call_id")), output)]
+            at = At(None, self.stamp, None, -1, None, self.copied, self.replayed)
+            return [Returned(at, _string(item.get("call_id")), output)]
         if isinstance(output, dict):
             if isinstance(output.get("success"), bool):
                 failed = not output["success"]
