@@ -16,11 +16,13 @@ import fsspec
 import pyarrow as pa
 from datasets.builder import Key
 from datasets.data_files import DataFilesDict, DataFilesList
+from datasets.exceptions import DatasetGenerationError
 
 from agent_rollouts.configs import FormatConfig, file_rules, formats, selected
-from agent_rollouts.errors import BadFileError, FormatError, SourceError
+from agent_rollouts.errors import AgentRolloutsError, BadFileError, FormatError, SourceError
 from agent_rollouts.features import FEATURES, encoded_row, table
 from agent_rollouts.formats import detect, read
+from agent_rollouts.loading import code_hash
 from agent_rollouts.rollout import BRANCHES, HISTORIES, Rollout
 from agent_rollouts.source import Source, find, open_sources
 
@@ -54,6 +56,15 @@ class RolloutConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped ba
     def __post_init__(self) -> None:
         """Refuse what is not known, before anything is read."""
         super().__post_init__()
+        self.check()
+
+    def check(self) -> None:
+        """Refuse unknown options; `datasets` sets those of a call on a finished configuration.
+
+        Raises:
+            FormatError: an unknown format.
+            AgentRolloutsError: an unknown value of another option.
+        """
         selected(self.name)
         for option, value, known in (
             ("history", self.history, HISTORIES),
@@ -61,7 +72,7 @@ class RolloutConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped ba
             ("on_bad_files", self.on_bad_files, ON_BAD_FILES),
         ):
             if value not in known:
-                raise ValueError(f"unknown {option} {value!r}; known: {', '.join(known)}")
+                raise AgentRolloutsError(f"unknown {option} {value!r}; known: {', '.join(known)}")
 
 
 def _config(format: FormatConfig) -> RolloutConfig:
@@ -95,7 +106,10 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
         if not isinstance(data_files, DataFilesDict):
             rules: dict[str, Any] = file_rules(config_name or self.DEFAULT_CONFIG_NAME, kwargs.get("file_pattern"))
             data_files = _resolved(data_files, data_dir, rules | {"recursive": kwargs.get("recursive", True)})
+        # Without it a cache made by older code would be taken.
+        kwargs["hash"] = kwargs.get("hash") or code_hash()
         super().__init__(*args, config_name=config_name, data_files=data_files, **kwargs)
+        self.config.check()
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(description=self.config.description, features=FEATURES)
@@ -120,27 +134,44 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
         waiting: list[Rollout] = []
         number = size = first = 0
         for shard, rollout in self._rollouts(files):
-            size += len(rollout.messages.data)
+            size += len(rollout.messages.data) + sum(len(media.data or b"") for media in rollout.media)
             first = first if waiting else shard
             waiting.append(rollout)
             if size >= _TABLE_BYTES or len(waiting) >= _TABLE_ROWS:
                 del rollout
-                for ready in _tables(waiting):
+                for ready in self._tables(waiting):
                     yield Key(first, number), ready
                     number += 1
                 waiting.clear()
                 size = 0
-        for ready in _tables(waiting):
+        for ready in self._tables(waiting):
             yield Key(first, number), ready
             number += 1
 
+    def _tables(self, rollouts: list[Rollout]) -> Iterator[pa.Table]:
+        if not rollouts:
+            return
+        try:
+            ready = table(rollouts)
+        except Exception as error:  # one row that Arrow cannot hold must not cost the others
+            if len(rollouts) == 1:
+                self._report(rollouts[0].source_path, error)
+            else:
+                for rollout in rollouts:
+                    yield from self._tables([rollout])
+            return
+        yield ready
+        if len(rollouts) == 1:
+            # datasets holds tables of one row back until it has a thousand; the next table, though empty, flushes them.
+            yield ready.slice(0, 0)
+
     def _rollouts(self, files: list[str]) -> Iterator[tuple[int, Rollout]]:
-        config = self.config
+        rules = file_rules(self.config.name, self.config.file_pattern)
         for shard, path in enumerate(files):
             try:
-                for source in open_sources(path):
+                for source in open_sources(path, **rules):
                     for rollout in self._of_source(source):
-                        if rollout and (config.internal or rollout.internal is None):
+                        if rollout and (self.config.internal or rollout.internal is None):
                             yield shard, rollout
             except BadFileError:
                 raise
@@ -151,11 +182,13 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
         config = self.config
         try:
             yield from read(source, config.name, history=config.history, branches=config.branches)
-        except FormatError as error:
+        except Exception as error:  # nor one member of an archive the next
             self._report(source.path, error)
 
     def _report(self, path: str, error: Exception) -> None:
-        reason = str(error) if isinstance(error, FormatError) else f"{path}: {type(error).__name__}: {error}"
+        reason = (
+            str(error) if isinstance(error, (FormatError, SourceError)) else f"{path}: {type(error).__name__}: {error}"
+        )
         if self.config.on_bad_files == "error":
             raise BadFileError(f"{reason}; on_bad_files='skip' or 'warn' goes on without it") from error
         if self.config.on_bad_files == "warn":
@@ -164,16 +197,16 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
     def _prepare_split(self, split_generator: datasets.SplitGenerator, **kwargs: Any) -> None:
         super()._prepare_split(split_generator, **kwargs)
         if split_generator.split_info.num_examples == 0:
-            raise SourceError(_nothing_in(split_generator.gen_kwargs["files"], self.config.name))
+            raise SourceError(_nothing_in(split_generator.gen_kwargs["files"], self.config))
 
-
-def _tables(rollouts: list[Rollout]) -> Iterator[pa.Table]:
-    if rollouts:
-        ready = table(rollouts)
-        yield ready
-        if len(rollouts) == 1:
-            # datasets holds tables of one row back until it has a thousand; the next table, though empty, flushes them.
-            yield ready.slice(0, 0)
+    def _prepare_split_single(self, **kwargs: Any) -> Iterator[tuple[int, bool, Any]]:
+        try:
+            yield from super()._prepare_split_single(**kwargs)
+        except DatasetGenerationError as error:
+            # Its text says nothing, and what caused it does not come through from another process.
+            if isinstance(error.__cause__, AgentRolloutsError):
+                raise error.__cause__ from None
+            raise
 
 
 def _resolved(
@@ -219,19 +252,22 @@ def _no_source(name: str) -> str:
     )
 
 
-def _nothing_in(files: list[str], name: str) -> str:
+def _nothing_in(files: list[str], config: RolloutConfig) -> str:
     """Why a split is empty, with the first few reasons."""
     reasons = []
+    rules = file_rules(config.name, config.file_pattern)
     for path in files[:3]:
         try:
-            found = {detect(source) for source in open_sources(path)}
+            found = {detect(source) for source in open_sources(path, **rules)}
             told = ", ".join(sorted(str(one) for one in found if one))
-            what = f"{told} without messages" if told == name or name == "auto" else told
+            what = f"{told} without messages" if told == config.name or config.name == "auto" else told
             reasons.append(f"{path} is {what if told else 'of no known format'}")
+        except AgentRolloutsError as error:
+            reasons.append(str(error))
         except Exception as error:  # the reason is all that is wanted here
             reasons.append(f"{path}: {type(error).__name__}: {error}")
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
     return (
-        f"no rollout of format {name!r} in {len(files)} file(s): {'; '.join(reasons)}{more}. "
+        f"no rollout of format {config.name!r} in {len(files)} file(s): {'; '.join(reasons)}{more}. "
         "`agent-rollouts inspect` shows what was skipped and why; format 'auto' tries every known format"
     )

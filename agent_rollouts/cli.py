@@ -26,10 +26,17 @@ DEMO = Path(__file__).parent / "demo"
 
 _sources = click.argument("source", nargs=-1)
 _format = click.option(
-    "--format", default="auto", show_default=True, help=f"auto tells each file by its content; or {', '.join(formats())}."
+    "--format",
+    default="auto",
+    show_default=True,
+    help=f"auto tells each file by its content; or {', '.join(formats())}.",
 )
-_pattern = click.option("--file-pattern", help="Names to read in folders, with * wildcards, instead of the format's own.")
-_flat = click.option("--recursive/--no-recursive", default=True, show_default=True, help="Search folders below a folder.")
+_pattern = click.option(
+    "--file-pattern", help="Names to read in folders, with * wildcards, instead of the format's own."
+)
+_flat = click.option(
+    "--recursive/--no-recursive", default=True, show_default=True, help="Search folders below a folder."
+)
 
 
 class _Group(click.Group):
@@ -153,8 +160,10 @@ def _audit(source: Sequence[str], format: str, file_pattern: str | None, recursi
                 click.echo(f"{found.path}: {problem}")
     click.echo(f"{files:,} files, {total.rollouts:,} rollouts, {problems:,} files with problems")
     for kind in KINDS:
-        counted = sum(count for what, count in total.skipped.items() if what.startswith(f"{kind}:"))
-        click.echo(f"  {kind}: {total.raw[kind]:,} in files, {total.rows[kind]:,} in rows, {counted:,} skipped and counted")
+        counted = total.counted(kind)
+        click.echo(
+            f"  {kind}: {total.raw[kind]:,} in files, {total.rows[kind]:,} in rows, {counted:,} skipped and counted"
+        )
     _bad_files(bad)
     if problems:
         sys.exit(1)
@@ -216,7 +225,9 @@ def _summary(report: Report, output: Path) -> None:
     _counts("rollouts left out", report.removed)
     _counts("parts of files not used", report.skipped)
     if report.untrained:
-        click.echo(f"{report.untrained:,} assistant messages have weight 0; TRL trains on them all the same (see the card)")
+        click.echo(
+            f"{report.untrained:,} assistant messages have weight 0; TRL trains on them all the same (see the card)"
+        )
     if report.media:
         click.echo(f"{report.media:,} images and documents are not in these rows, which are text")
     _bad_files(list(report.bad_files.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterable
@@ -47,6 +48,8 @@ def load_rollouts(
     """
     places = default_roots(format) if source is None else source
     listed = [places] if isinstance(places, (str, os.PathLike)) else list(places)
+    if not listed:
+        raise SourceError("no source given; name files, folders or addresses, or None for the default folders")
     files = [_pinned(os.fspath(place), options.get("token")) for place in listed]
     return datasets.load_dataset(
         NAME, format, data_files=files, split=split, streaming=streaming, num_proc=num_proc, **options
@@ -74,7 +77,7 @@ def register() -> None:
     `datasets` has no plug-ins. Entering the builder among its packaged modules is what other packages
     do; the hash covers our code and YAML, so that a cache made by other code is not taken.
     """
-    _PACKAGED_DATASETS_MODULES[NAME] = (_MODULE, _code_hash())
+    _PACKAGED_DATASETS_MODULES[NAME] = (_MODULE, code_hash())
     if datasets.load.PackagedDatasetModuleFactory is not _Factory:
         datasets.load.PackagedDatasetModuleFactory = _Factory
 
@@ -94,7 +97,9 @@ class _Factory(datasets.load.PackagedDatasetModuleFactory):  # type: ignore[misc
         return datasets.load.DatasetModule(module, code, {"data_files": self.data_files or [], "dataset_name": NAME})
 
 
-def _code_hash() -> str:
+@functools.cache
+def code_hash() -> str:
+    """What our code and YAML are, as part of the cache's key: rows made by other code are not taken."""
     digest = hashlib.sha256()
     for path in sorted([*Path(__file__).parent.rglob("*.py"), *FOLDER.glob("*.yaml")]):
         digest.update(path.read_bytes())

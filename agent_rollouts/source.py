@@ -57,8 +57,9 @@ class Source:
     def name(self) -> str:
         """File name without folders and without the suffix of its compression."""
         first, _, last = self.path.partition("::")
-        # `a.zip::member` is ours; in `zip://member::a.zip`, an address of fsspec, the member comes first.
-        name = posixpath.basename((first if "://" in first else last or first).replace("\\", "/"))
+        # In `a.zip::member`, which is ours, the member comes last, in fsspec's `zip://member::a.zip` first.
+        is_chained = "://" in first and self._member is None
+        name = posixpath.basename((first if is_chained else last or first).replace("\\", "/"))
         return name[: -len(_suffix(name))] if _suffix(name) else name
 
     @property
@@ -164,12 +165,12 @@ class Source:
     def _salvage(self, line: bytes) -> Iterator[dict[str, JSON]]:
         text = line.decode("utf-8", "replace").lstrip("\ufeff")
         stripped = text.strip("\x00 \t\r\n")
+        if "\x00" in text:
+            self.damage["line: NUL bytes"] += 1
         if not stripped:
-            if "\x00" in text:
-                self.damage["line: NUL bytes"] += 1
             return
         self._line = stripped.encode("utf-8", "replace")
-        found, left = jsontext.objects(stripped)
+        found, left = _objects(stripped)
         yield from found
         if any("\ufffd" in jsontext.exact_text(item) for item in found):
             self.damage["text: not valid UTF-8"] += 1
@@ -210,7 +211,7 @@ class Head:
         except ValueError:
             text = line.decode("utf-8", "replace").strip("\ufeff\x00 \t\r\n")
             cut = not line.endswith(b"\n") and len(self.data) >= HEAD_BYTES
-            found = [] if cut else jsontext.objects(text)[0]
+            found = [] if cut else _objects(text)[0]
             # A damaged line may still tell whose file this is.
             return found or ([jsontext.opening(text)] if text.startswith("{") else [])
         return [record] if type(record) is dict else []
@@ -487,6 +488,13 @@ class _Zstd(io.RawIOBase):
         buffer[:size] = self._ready[:size]
         self._ready = self._ready[size:]
         return size
+
+
+def _objects(text: str) -> tuple[list[JSON], int]:
+    try:
+        return jsontext.objects(text)
+    except RecursionError:  # deeper than Python recurses, though its parser does
+        return [], len(text)
 
 
 @functools.lru_cache(maxsize=16)

@@ -122,9 +122,7 @@ def _write_shards(rows: Iterable[dict[str, Any]], folder: Path, features: Featur
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     # As the Hub likes it: chunks that survive an insertion, and an index of pages for its viewer.
-    return pq.ParquetWriter(
-        path, schema, compression="zstd", use_content_defined_chunking=True, write_page_index=True
-    )
+    return pq.ParquetWriter(path, schema, compression="zstd", use_content_defined_chunking=True, write_page_index=True)
 
 
 def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -44,8 +44,8 @@ def detect(source: Source) -> str | None:
     Raises:
         FormatError: two formats claim it.
     """
-    # The first record tells, unless it is damaged or one that says little.
-    for records in (1, HEAD_RECORDS):
+    # The first record tells, unless it is damaged or says little.
+    for records in (1, 2, 4, HEAD_RECORDS):
         source.head.limit = records
         if claiming := [name for name, format in DECODERS.items() if format.claims(source.head)]:
             break

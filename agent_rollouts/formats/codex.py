@@ -173,7 +173,8 @@ class _Thread:
         self.prompts_size = 0
         self.counts: Counter[str] = Counter()
         self.types: dict[str, int] = {}
-        self.screen: dict[str, tuple[int, str | None]] = {}
+        self.screen: dict[str, int] = {}
+        self.screen_stamp: str | None = None
         self.custom_tools: dict[str, None] = {}
         self.namespaces: dict[str, str] = {}
         # Events of a file without any item, each with how to count it should an item come after all.
@@ -226,8 +227,8 @@ class _Thread:
             handler = records.get(kind)
             if handler is None:
                 yield self._unused(kind)
-            else:
-                yield from handler(payload)
+            elif events := handler(payload):
+                yield from events
         yield from self._finish()
         # Tables of bound methods are cycles: they would keep the file's texts until the next garbage collection.
         self.records, self.controls, self.items = {}, {}, {}
@@ -441,8 +442,8 @@ class _Thread:
             self.unspoken.append((spoken, self._unused(f"event_msg {kind}")))
             return ()
         # Most records are such: they are counted here, and told of once.
-        count, _ = self.screen.get(kind, (0, None))
-        self.screen[kind] = (count + 1, self.stamp)
+        self.screen[kind] = self.screen.get(kind, 0) + 1
+        self.screen_stamp = self.stamp
         return ()
 
     def _spoken(self, event: dict[str, JSON]) -> Event | None:
@@ -504,8 +505,7 @@ class _Thread:
 
     def _count_tokens(self, event: dict[str, JSON]) -> None:
         info = event.get("info")
-        total = info.get("total_token_usage") if type(info) is dict else None
-        if type(total) is not dict:
+        if type(info) is not dict or type(total := info.get("total_token_usage")) is not dict:
             return
         spent = total.get("input_tokens")
         if type(spent) is int:
@@ -588,9 +588,10 @@ class _Thread:
 
     def _reasoning(self, item: dict[str, JSON]) -> list[Event]:
         for key in ("content", "summary"):
-            parts = [
-                part["text"] for part in _list(item.get(key)) if isinstance(part, dict) and _string(part.get("text"))
-            ]
+            found = item.get(key)
+            if not found or type(found) is not list:
+                continue
+            parts = [part["text"] for part in found if type(part) is dict and _string(part.get("text"))]
             if parts:
                 return [Thought(self._at(), parts[0] if len(parts) == 1 else "\n\n".join(parts))]
         return [Skipped("reasoning: encrypted or empty", self.stamp)]
@@ -704,8 +705,8 @@ class _Thread:
             yield from (event for event, _ in self.unspoken)
         elif self.unspoken:
             yield from (skipped for _, skipped in self.unspoken)
-        for kind, (count, stamp) in self.screen.items():
-            yield Skipped(f"record: event_msg {kind[:80]}", stamp, count)
+        for kind, count in self.screen.items():
+            yield Skipped(f"record: event_msg {kind[:80]}", self.screen_stamp, count)
         counts = {key: n for key, n in self.counts.items() if n and key not in ("ws", "ig", "ts")}
         meta: dict[str, JSON] = {
             "response_item_types": self.types or None,
