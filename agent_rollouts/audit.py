@@ -10,6 +10,7 @@ reason, text moved from one rollout of a file to another, and what a picture sho
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -235,11 +236,14 @@ def _records(source: Source) -> Iterator[dict[str, JSON]]:
     """Records with integers of any length as they were written."""
     for record in source.records():
         if not jsontext.is_exact(record):
-            try:
+            # Not a line of its own, or nested too deep: as good as it was read.
+            with contextlib.suppress(ValueError):
                 record = source.exact()
-            except ValueError:  # not a line of its own, or nested too deep: as good as it was read
-                pass
         yield record
+
+
+def _id(value: JSON) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _claude_code(source: Source) -> Iterator[Raw]:
@@ -274,13 +278,10 @@ def _claude_code_blocks(said: str, key: str, content: JSON) -> Iterator[Raw]:
                 yield Raw(said, key, text)
             case {"type": "tool_use" | "server_tool_use" | "mcp_tool_use", **call} if said == "answer":
                 arguments = {} if call.get("input") is None else call["input"]
-                yield Raw("tool_call", call.get("id"), (call.get("name"), arguments))
-            case {"type": "tool_result", **result} | {"tool_use_id": str(), **result}:
-                inner = result.get("content")
-                yield Raw(
-                    "tool_result", result.get("tool_use_id") or block.get("tool_use_id"), _claude_code_text(inner)
-                )
-                yield from _claude_code_media(inner)
+                yield Raw("tool_call", _id(call.get("id")), (call.get("name"), arguments))
+            case {"type": "tool_result"} | {"tool_use_id": str()}:
+                yield Raw("tool_result", _id(block.get("tool_use_id")), _claude_code_text(block.get("content")))
+                yield from _claude_code_media(block.get("content"))
             case {"type": "thinking", "thinking": str(text)} if said == "answer":
                 yield Raw("reasoning", key, text)
             case {"type": "redacted_thinking"} if said == "answer":
@@ -391,8 +392,8 @@ def _codex_screen(event: JSON, turn: str) -> Iterator[Raw]:
     match event:
         case {"type": "user_message", "message": str(text), **more}:
             yield Raw("prompt", turn, text)
-            for key in ("images", "local_images"):
-                yield from [Raw("media", None, None) for _ in more.get(key) or ()]
+            pictures: list[JSON] = [more.get("images"), more.get("local_images")]
+            yield from (Raw("media", None, None) for urls in pictures if isinstance(urls, list) for _ in urls)
         case {"type": "agent_message", "message": str(text)} if text:
             yield Raw("answer", turn, text)
         case {"type": "agent_reasoning", "text": str(text)} if text:
@@ -407,7 +408,7 @@ def _codex_item(item: dict[str, JSON], turn: str) -> Iterator[Raw]:
             # Raw text, which becomes the only argument.
             value = {} if value is None and kind != "custom_tool_call" else {_CODEX_CALLS[kind]: value}
         has_name = kind in ("function_call", "custom_tool_call")
-        key = item.get("call_id") or (None if has_name else item.get("id"))
+        key = _id(item.get("call_id")) or (None if has_name else _id(item.get("id")))
         name = item.get("name") if has_name else kind.removesuffix("_call")
         yield Raw("tool_call", key, (name, {} if value is None else value))
         if kind in _CODEX_HOSTED:
@@ -424,7 +425,7 @@ def _codex_item(item: dict[str, JSON], turn: str) -> Iterator[Raw]:
         texts, media = _codex_split(content)
         if kind in _CODEX_OUTPUTS:
             # Other outputs are shown as the JSON that they are.
-            yield Raw("tool_result", item.get("call_id"), "\n".join(texts) if isinstance(content, str | list) else None)
+            yield Raw("tool_result", _id(item.get("call_id")), "\n".join(texts) if isinstance(content, str | list) else None)
         else:
             # Some versions deliver another agent's instruction as if the model said it.
             is_answer = item.get("role") == "assistant" and not "".join(texts).startswith('{"author":')

@@ -73,7 +73,7 @@ COLUMNS = {
     "agent_id": "the sub-agent that speaks, null for the main agent",
     "is_sidechain": "whether it is the work of a sub-agent",
     "cwd": "working directory at the start",
-    "project_path": "the project, where the source tells it apart from cwd",
+    "project_path": "the project, as the source names it, else cwd",
     "git_branch": "branch at the start",
     "started_at": "earliest instant, ISO 8601",
     "ended_at": "latest instant, ISO 8601",

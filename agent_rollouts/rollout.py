@@ -652,6 +652,8 @@ class _Draft:
         messages, media = window.messages(slots, copy if copied else None)
         first = number == 0
         columns: dict[str, Any] = {key: value for key, value in self.values.items() if key in _FACTS and isinstance(value, _FACTS[key])}
+        if "cwd" in columns:
+            columns.setdefault("project_path", columns["cwd"])
         meta = dict(self.meta)
         if self.models:
             meta["models"] = self.models

@@ -443,7 +443,8 @@ class _Thread:
             return ()
         # Most records are such: they are counted here, and told of once.
         self.screen[kind] = self.screen.get(kind, 0) + 1
-        self.screen_stamp = self.stamp
+        if self.stamp is not None and (self.screen_stamp is None or self.stamp > self.screen_stamp):
+            self.screen_stamp = self.stamp
         return ()
 
     def _spoken(self, event: dict[str, JSON]) -> Event | None:
