@@ -19,7 +19,7 @@ from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.exceptions import DatasetGenerationError
 
 from agent_rollouts.configs import FormatConfig, file_rules, formats, selected
-from agent_rollouts.errors import AgentRolloutsError, BadFileError, FormatError, SourceError
+from agent_rollouts.errors import AgentRolloutsError, BadFileError, SourceError
 from agent_rollouts.features import FEATURES, encoded_row, table
 from agent_rollouts.formats import detect, read
 from agent_rollouts.loading import code_hash
@@ -186,9 +186,7 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             self._report(source.path, error)
 
     def _report(self, path: str, error: Exception) -> None:
-        reason = (
-            str(error) if isinstance(error, (FormatError, SourceError)) else f"{path}: {type(error).__name__}: {error}"
-        )
+        reason = str(error) if path in str(error) else f"{path}: {type(error).__name__}: {error}"
         if self.config.on_bad_files == "error":
             raise BadFileError(f"{reason}; on_bad_files='skip' or 'warn' goes on without it") from error
         if self.config.on_bad_files == "warn":
@@ -262,10 +260,8 @@ def _nothing_in(files: list[str], config: RolloutConfig) -> str:
             told = ", ".join(sorted(str(one) for one in found if one))
             what = f"{told} without messages" if told == config.name or config.name == "auto" else told
             reasons.append(f"{path} is {what if told else 'of no known format'}")
-        except AgentRolloutsError as error:
-            reasons.append(str(error))
         except Exception as error:  # the reason is all that is wanted here
-            reasons.append(f"{path}: {type(error).__name__}: {error}")
+            reasons.append(str(error) if path in str(error) else f"{path}: {type(error).__name__}: {error}")
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
     return (
         f"no rollout of format {config.name!r} in {len(files)} file(s): {'; '.join(reasons)}{more}. "

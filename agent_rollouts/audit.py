@@ -425,7 +425,8 @@ def _codex_item(item: dict[str, JSON], turn: str) -> Iterator[Raw]:
         texts, media = _codex_split(content)
         if kind in _CODEX_OUTPUTS:
             # Other outputs are shown as the JSON that they are.
-            yield Raw("tool_result", _id(item.get("call_id")), "\n".join(texts) if isinstance(content, str | list) else None)
+            value = "\n".join(texts) if isinstance(content, str | list) else None
+            yield Raw("tool_result", _id(item.get("call_id")), value)
         else:
             # Some versions deliver another agent's instruction as if the model said it.
             is_answer = item.get("role") == "assistant" and not "".join(texts).startswith('{"author":')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections import Counter
@@ -40,12 +41,12 @@ _flat = click.option(
 
 
 class _Group(click.Group):
-    """Turns the errors that this package raises on purpose into one line and exit status 1."""
+    """Turns errors that are to be expected (ours, and what the system refuses) into one line and exit status 1."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except AgentRolloutsError as error:
+        except (AgentRolloutsError, OSError) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -89,13 +90,16 @@ def _distill(
     OUTPUT/data holds Parquet shards, OUTPUT/README.md a card; `load_dataset("OUTPUT")` reads them. The
     folder appears when everything is written, so that an interrupted run leaves no half dataset.
     """
+    if demo and source:
+        raise click.UsageError("--demo reads sessions of its own; leave SOURCE out")
     check_output(output)
     files = _files((str(DEMO),) if demo else source, format, file_pattern, recursive)
     report = Report()
     with datasets.utils.tqdm(files, unit=" files", desc="Distilling", disable=not sys.stderr.isatty()) as bar:
         rows = distill(bar, format=format, history=history, internal=internal, report=report, name_of=_shown)
         command = shlex.join(["agent-rollouts", *sys.argv[1:]])
-        write_dataset(rows, output, SFT_FEATURES, report, version=__version__, command=command, place=output.name)
+        place = Path(os.path.abspath(output)).name  # `.` has a name too
+        write_dataset(rows, output, SFT_FEATURES, report, version=__version__, command=command, place=place)
     _summary(report, output)
 
 
@@ -141,9 +145,10 @@ def _inspect(source: Sequence[str], format: str, file_pattern: str | None, recur
 @_pattern
 @_flat
 def _audit(source: Sequence[str], format: str, file_pattern: str | None, recursive: bool) -> None:
-    """Compare rows with their files: every call, result, thought and picture is in a row or counted.
+    """Compare rows with their files: every call, result, thought, picture and text is in a row or counted.
 
-    One line for each file that is not in order, and the totals. Exit status 1 when there is one.
+    One line for each thing that is not in order, and the totals. Exit status 1 when there is one, or a file that
+    cannot be read.
     """
     total = FileAudit("", "")
     problems = files = 0
@@ -161,9 +166,8 @@ def _audit(source: Sequence[str], format: str, file_pattern: str | None, recursi
     click.echo(f"{files:,} files, {total.rollouts:,} rollouts, {problems:,} files with problems")
     for kind in KINDS:
         counted = total.counted(kind)
-        click.echo(
-            f"  {kind}: {total.raw[kind]:,} in files, {total.rows[kind]:,} in rows, {counted:,} skipped and counted"
-        )
+        counts = f"{total.raw[kind]:,} in files, {total.rows[kind]:,} in rows, {counted:,} skipped and counted"
+        click.echo(f"  {kind}: {counts}")
     _bad_files(bad)
     if problems:
         sys.exit(1)
@@ -209,7 +213,7 @@ def _audits(path: str, format: str, bad: list[str]) -> Iterator[FileAudit]:
             else:
                 bad.append(f"{source.path} is {found.format}, not {format}")
     except Exception as error:  # one bad file must not hide the others
-        bad.append(f"{path}: {type(error).__name__}: {error}")
+        yield FileAudit(path, "", problems=[f"cannot be read: {type(error).__name__}: {error}"])
 
 
 def _shown(path: str) -> str:

@@ -1,4 +1,4 @@
-"""The front door: `load_rollouts`, and the registration that lets `load_dataset("agent_rollouts", …)` find the builder."""
+"""The front door: `load_rollouts`, and the registration for `load_dataset("agent_rollouts", …)`."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def distill(
             report.removed[reason] += 1
             continue
         chat = to_chat(messages)
-        texts = [orjson.dumps(message).decode() for message in chat]
+        texts = [orjson.dumps(message) for message in chat]
         report.rows += 1
         report.messages += len(chat)
         report.tool_calls += sum(len(message.get("tool_calls", ())) for message in chat)
@@ -109,7 +109,12 @@ def distill(
         report.models[rollout.model or "not said"] += 1
         tools = None if rollout.tools is None else [orjson.dumps(tool).decode() for tool in rollout.tools]
         columns = {name: getattr(rollout, name) for name in SFT_FEATURES if name not in ("messages", "tools")}
-        yield {"messages": texts, "tools": tools, **columns, "source_path": name_of(rollout.source_path)}
+        yield {
+            "messages": [text.decode() for text in texts],
+            "tools": tools,
+            **columns,
+            "source_path": name_of(rollout.source_path),
+        }
 
 
 def _rollouts(files: Iterable[str], format: str, history: str, report: Report) -> Iterator[Rollout]:

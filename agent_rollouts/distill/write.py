@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from datasets.info import DatasetInfo
 from agent_rollouts.distill import Report
 from agent_rollouts.errors import AgentRolloutsError
 
+_OLD = "old"
 MARK = "<!-- made by agent-rollouts -->"
 _SHARD_BYTES = 500 << 20
 _GROUP_BYTES = 16 << 20
@@ -43,7 +45,7 @@ def write_dataset(
     Raises:
         AgentRolloutsError: `output` holds something else, or there is no row.
     """
-    target = Path(output)
+    target = Path(output).resolve()
     check_output(target)
     with _replacing(target) as folder:
         (folder / "data").mkdir()
@@ -66,6 +68,12 @@ def check_output(target: Path) -> None:
     card = target / "README.md"
     if not card.is_file() or MARK not in card.read_text(encoding="utf-8", errors="replace"):
         raise AgentRolloutsError(f"{target} exists and is no dataset made by agent-rollouts; choose another --output")
+    ours = {card, target / "data", *target.glob("data/train-*.parquet")}
+    if others := sorted(str(path.relative_to(target)) for path in target.rglob("*") if path not in ours):
+        raise AgentRolloutsError(
+            f"{target} would be replaced, but holds more than the dataset that agent-rollouts made: "
+            f"{', '.join(others[:3])}{', …' if len(others) > 3 else ''}; choose another --output"
+        )
 
 
 def _empty(report: Report) -> str:
@@ -82,21 +90,24 @@ def _replacing(target: Path) -> Iterator[Path]:
     """A folder beside `target` that takes its place at the end; what an interrupted run left is swept."""
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}.incomplete-"
-    for left in target.parent.glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    _sweep(target, prefix)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         yield folder
         folder.chmod(0o755)  # mkdtemp makes it private
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent)) / "old"
-            target.rename(old)
-            folder.rename(target)
-            shutil.rmtree(old.parent)
-        else:
-            folder.rename(target)
+            target.rename(Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent)) / _OLD)
+        folder.rename(target)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _sweep(target, prefix)
+
+
+def _sweep(target: Path, prefix: str) -> None:
+    """Remove half datasets beside `target`, and put back the earlier one if nothing took its place."""
+    for left in target.parent.glob(f"{glob.escape(prefix)}*"):
+        if (left / _OLD).is_dir() and not target.exists():
+            (left / _OLD).rename(target)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_shards(rows: Iterable[dict[str, Any]], folder: Path, features: Features) -> list[Path]:
