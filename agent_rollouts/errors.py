@@ -1,9 +1,9 @@
 """The exceptions of this package.
 
-    AgentRolloutsError (ValueError)
-    ├── SourceError     nothing to read where the user pointed
-    ├── FormatError     an unknown format, a file no decoder claims, or one that two claim
-    └── BadFileError    a file that could not be read, with `on_bad_files="error"`
+AgentRolloutsError (ValueError)
+├── SourceError     nothing to read where the user pointed
+├── FormatError     an unknown format, a file no decoder claims, or one that two claim
+└── BadFileError    a file that could not be read, with `on_bad_files="error"`
 """
 
 from __future__ import annotations

@@ -80,6 +80,8 @@ class Facts:
 
 
 class Said(NamedTuple):
+    """Text, and media that go with it; `joiner` stands before it when the message has text already."""
+
     at: At
     role: str
     text: str
@@ -88,6 +90,8 @@ class Said(NamedTuple):
 
 
 class Thought(NamedTuple):
+    """Reasoning; several parts of one message are joined by a newline."""
+
     at: At
     text: str
 
@@ -102,6 +106,8 @@ class Called(NamedTuple):
 
 
 class Returned(NamedTuple):
+    """The result of a call; without `call_id` that of the first call that has none."""
+
     at: At
     call_id: str | None
     text: str
@@ -117,6 +123,8 @@ class Used(NamedTuple):
 
 
 class Rewound(NamedTuple):
+    """Everything from the n-th last prompt on was withdrawn."""
+
     user_turns: int
 
 
@@ -128,6 +136,8 @@ class Branched(NamedTuple):
 
 
 class Interrupted(NamedTuple):
+    """The last assistant message gets weight 0 for this reason."""
+
     reason: str = "interrupted"
 
 

@@ -1,21 +1,16 @@
 """Rollouts, and `assemble`, which makes them of a decoder's events.
 
-This is the one place where the parts of a message are joined, results placed behind their calls,
-withdrawn turns removed, turns weighed and losses counted; it knows no vendor. A finished message is
-kept as JSON text, so that a rollout of 200 MB costs 200 MB and not its Python objects.
+With `agent_rollouts.transcript` this is the one place where the parts of a message are joined, results
+placed behind their calls, withdrawn turns removed, turns weighed and losses counted; it knows no vendor.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from datetime import datetime, timezone
-from typing import Any, overload
-
-import orjson
+from typing import Any
 
 from agent_rollouts.events import (
     JSON,
@@ -36,43 +31,12 @@ from agent_rollouts.events import (
     Thought,
     Used,
 )
-from agent_rollouts.features import PROMPT_ORIGINS, USAGE
-from agent_rollouts.jsontext import exact_text
+from agent_rollouts.features import USAGE
+from agent_rollouts.transcript import Messages, Slot, Transcript, instant_text, is_earlier
 
 HISTORIES = ("full", "segments", "context")
 BRANCHES = ("active", "all")
 _AHEAD = 256
-
-
-class Messages(Sequence[dict[str, JSON]]):
-    """Messages kept as JSON text, parsed when looked at.
-
-    `data` holds the texts one behind the other; `offsets` (n + 1 int32) where each begins, as Arrow
-    wants a string array to be.
-    """
-
-    __slots__ = ("data", "offsets")
-
-    def __init__(self, data: bytes | bytearray = b"", offsets: array[int] | None = None) -> None:
-        self.data = data
-        self.offsets = array("i", [0]) if offsets is None else offsets
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, JSON]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, JSON]]: ...
-    def __getitem__(self, index: int | slice) -> dict[str, JSON] | list[dict[str, JSON]]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        message: dict[str, JSON] = orjson.loads(self.text(range(len(self))[index]))
-        return message
-
-    def text(self, index: int) -> memoryview:
-        """The JSON text of message `index`, as UTF-8 bytes."""
-        return memoryview(self.data)[self.offsets[index] : self.offsets[index + 1]]
 
 
 @dataclass
@@ -154,379 +118,6 @@ def _ahead(events: Iterable[Event]) -> Iterator[Event]:
         yield from some
 
 
-class _Slot:
-    """A finished message: where its text lies in the log, and what must be known of it without parsing."""
-
-    __slots__ = ("calls", "end", "is_prompt", "media", "node", "reasoning", "role", "start")
-
-    def __init__(self, start: int, end: int, node: int, message: dict[str, JSON]) -> None:
-        self.start = start
-        self.end = end
-        self.node = node
-        self.role: str = message["role"]
-        self.media: Sequence[int] = message.get("media", ())
-        self.calls = 0
-        self.reasoning = self.is_prompt = False
-        if self.role == "assistant":
-            self.calls = len(message.get("tool_calls", ()))
-            self.reasoning = "reasoning_content" in message
-        elif self.role == "user":
-            # Codex counts another agent's instruction as a turn of its own when it rolls back.
-            origin = message.get("origin")
-            self.is_prompt = origin in PROMPT_ORIGINS or origin == "agent_message"
-
-
-class _Turn:
-    """The assistant message that is being put together, and the results of its calls."""
-
-    __slots__ = (
-        "at", "calls", "index", "joiners", "key", "media", "node", "phase", "reason", "results", "texts", "thoughts",
-    )  # fmt: skip
-
-    def __init__(self, key: str | int | None, at: At, index: int) -> None:
-        self.key = key
-        self.at = at
-        self.index = index
-        self.node = at.node
-        self.texts: list[str] = []
-        self.joiners: list[str] = []
-        self.thoughts: list[str] = []
-        self.calls: list[dict[str, JSON]] = []
-        self.results: dict[str, tuple[int, dict[str, JSON]]] = {}
-        self.media: list[int] = []
-        self.reason = at.weight_reason
-        self.phase = at.phase
-
-    def message(self) -> dict[str, JSON]:
-        text = self.texts[0] if self.texts else ""
-        for joiner, more in zip(self.joiners[1:], self.texts[1:], strict=True):
-            text += joiner + more
-        message: dict[str, JSON] = {"role": "assistant", "content": text}
-        if self.thoughts:
-            message["reasoning_content"] = "\n".join(self.thoughts)
-        if self.calls:
-            message["tool_calls"] = self.calls
-        return _stamped(message, self.at, self.media, self.reason, self.phase)
-
-
-def _stamped(
-    message: dict[str, JSON], at: At, media: Sequence[int], reason: str | None, phase: str | None = None
-) -> dict[str, JSON]:
-    id, timestamp, _, _, origin, _, _, _ = at
-    if media:
-        message["media"] = list(media)
-    if id is not None:
-        message["id"] = id
-    if timestamp is not None:
-        message["timestamp"] = timestamp if type(timestamp) is str else instant_text(timestamp)
-    if origin is not None:
-        message["origin"] = origin
-    if phase is not None:
-        message["phase"] = phase
-    if reason is not None:
-        message["weight"] = 0
-        message["weight_reason"] = reason
-    return message
-
-
-class _Transcript:
-    """The messages of one context window, in order of arrival, most of them already JSON text."""
-
-    def __init__(self, skipped: Counter[str], earlier: _Transcript | None = None) -> None:
-        self.log = bytearray()
-        self.slots: list[_Slot] = []
-        self.late: dict[int, list[_Slot]] = {}
-        self.moved = False
-        self.turn: _Turn | None = None
-        self.tail: list[tuple[int, dict[str, JSON]]] = []
-        self.turn_slots: dict[str | int, int] = {}
-        self.call_slots: dict[str, tuple[int, str]] = {}
-        self.returned: set[str] = set()
-        self.unnamed: deque[str] = deque()  # calls whose source has no id for them
-        self.renamed: dict[str, str] = {}
-        self.media: list[Media] = []
-        self.skipped = skipped
-        # Responses of earlier windows: what comes of them again is a copy.
-        self.earlier: set[str | int] = (earlier.earlier | set(earlier.turn_slots)) if earlier else set()
-
-    # -- what the events bring ------------------------------------------------------------------
-
-    def say(self, event: Said) -> None:
-        at, role, text, media, joiner = event
-        if role == "assistant":
-            turn = self._turn(at)
-            if text and text not in turn.texts:
-                turn.texts.append(text)
-                turn.joiners.append(joiner)
-            elif text:
-                self.skipped["text: repeated part"] += 1
-            if media:
-                turn.media += self._keep(media)
-            turn.phase = at.phase or turn.phase
-            return
-        kept = self._keep(media) if media else ()
-        message = _stamped({"role": role, "content": text}, at, kept, at.weight_reason)
-        # What is said while calls are out stands behind their results.
-        self.tail.append((at.node, message))
-        if self.turn is None:
-            self._flush_tail()
-
-    def think(self, event: Thought) -> None:
-        turn = self._turn(event.at)
-        if event.text in turn.thoughts:
-            self.skipped["reasoning: repeated part"] += 1
-        elif event.text:
-            turn.thoughts.append(event.text)
-
-    def call(self, event: Called) -> None:
-        at, call_id, name, arguments = event
-        turn = self._turn(at)
-        if call_id is None:
-            call_id = f"call_{len(self.call_slots) + 1}"
-            while call_id in self.call_slots:
-                call_id += "_"
-            self.unnamed.append(call_id)
-        elif call_id in self.call_slots:
-            for call in turn.calls:
-                if call["id"] == call_id and call["function"] == {"name": name, "arguments": arguments}:
-                    self.skipped["tool_call: repeated part"] += 1
-                    return
-            original, number = call_id, 2
-            while call_id in self.call_slots:
-                call_id, number = f"{original}#{number}", number + 1
-            self.renamed[original] = call_id
-            self.skipped["id: duplicate call id renamed"] += 1
-        self.call_slots[call_id] = (turn.index, name)
-        turn.calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
-
-    def result(self, event: Returned) -> None:
-        at, call_id, text, media, is_error = event
-        if call_id is None:
-            call_id = self._next_unanswered()
-        call_id = self.renamed.get(call_id, call_id)
-        place = self.call_slots.get(call_id)
-        if place is None:
-            self.skipped["tool_result: orphan"] += 1
-            self._lose(media)
-            return
-        if call_id in self.returned:
-            self.skipped["tool_result: duplicate"] += 1
-            self._lose(media)
-            return
-        self.returned.add(call_id)
-        index, name = place
-        message: dict[str, JSON] = {"role": "tool", "content": text, "tool_call_id": call_id, "name": name}
-        if is_error is not None:
-            message["is_error"] = is_error
-        message = _stamped(message, at, self._keep(media) if media else (), at.weight_reason)
-        turn = self.turn
-        if turn is not None and index == turn.index and type(turn) is not _Reopened:
-            turn.results[call_id] = (at.node, message)
-        else:
-            self.late.setdefault(index, []).append(self._store(at.node, message))
-
-    def _next_unanswered(self) -> str:
-        """The call that a result without an id answers: the first of those without one, else of all."""
-        while self.unnamed:
-            if (call_id := self.unnamed.popleft()) in self.call_slots and call_id not in self.returned:
-                return call_id
-        return next((known for known in self.call_slots if known not in self.returned), "")
-
-    def interrupt(self, event: Interrupted) -> None:
-        if self.turn is not None:
-            self.turn.reason = self.turn.reason or event.reason
-            return
-        index = next((i for i in reversed(range(len(self.slots))) if self.slots[i].role == "assistant"), None)
-        if index is not None:
-            message = self._read(self.slots[index])
-            message.setdefault("weight", 0)
-            message.setdefault("weight_reason", event.reason)
-            self._replace(index, message)
-
-    def rewind(self, event: Rewound) -> None:
-        self.close_turn()
-        index, left = len(self.slots), event.user_turns
-        while index and left > 0:
-            index -= 1
-            left -= self.slots[index].is_prompt
-        if event.user_turns <= 0 or index == len(self.slots):
-            return
-        # With fewer prompts than were rolled back, everything from the first one on is gone.
-        while left > 0 and index < len(self.slots) and not self.slots[index].is_prompt:
-            index += 1
-        gone = self.slots[index:]
-        for place in range(index, len(self.slots)):
-            gone += self.late.pop(place, ())
-        self.lose(gone, "withdrawn")
-        del self.slots[index:]
-        self.call_slots = {k: v for k, v in self.call_slots.items() if v[0] < index}
-        self.turn_slots = {k: v for k, v in self.turn_slots.items() if v < index}
-        self.returned &= set(self.call_slots)
-        # A hole in the log or among the media means that the row must be put together anew.
-        self.moved = True
-
-    # -- the open turn ---------------------------------------------------------------------------
-
-    def _turn(self, at: At) -> _Turn:
-        key = at.id if at.turn is None else at.turn
-        turn = self.turn
-        if turn is not None:
-            if turn.key == key and (key is not None or not (turn.results or self.tail)):
-                turn.reason = turn.reason or at.weight_reason
-                return turn
-            self.close_turn()
-        if key is not None and key in self.turn_slots:
-            self.turn = self._reopen(key, at)
-        else:
-            self.turn = _Turn(key, at, len(self.slots))
-            if key is not None and key in self.earlier:
-                self.turn.reason = self.turn.reason or "copied_context"
-        return self.turn
-
-    def _reopen(self, key: str | int, at: At) -> _Turn:
-        """A part of a message that was thought finished: it goes back to being open, in its old place."""
-        index = self.turn_slots[key]
-        slot = self.slots[index]
-        return _Reopened(key, at, index, self._read(slot))
-
-    def close_turn(self) -> None:
-        turn = self.turn
-        if turn is not None:
-            self.turn = None
-            if isinstance(turn, _Reopened):
-                if turn.changed():
-                    self._replace(turn.index, turn.message())
-            elif turn.texts or turn.thoughts or turn.calls or turn.media:
-                if turn.key is not None:
-                    self.turn_slots[turn.key] = len(self.slots)
-                self.slots.append(self._store(turn.node, turn.message()))
-                for call in turn.calls:
-                    if found := turn.results.get(call["id"]):
-                        self.slots.append(self._store(*found))
-        self._flush_tail()
-
-    def _flush_tail(self) -> None:
-        for node, message in self.tail:
-            self.slots.append(self._store(node, message))
-        self.tail.clear()
-
-    # -- the log ---------------------------------------------------------------------------------
-
-    def _store(self, node: int, message: dict[str, JSON]) -> _Slot:
-        start = len(self.log)
-        try:
-            self.log += orjson.dumps(message)
-        except TypeError:
-            self.log += orjson.dumps(_writable(message, self.skipped))
-        return _Slot(start, len(self.log), node, message)
-
-    def _replace(self, index: int, message: dict[str, JSON]) -> None:
-        self.slots[index] = self._store(self.slots[index].node, message)
-        self.moved = True
-
-    def _keep(self, media: Sequence[Media]) -> list[int]:
-        if not media:
-            return []
-        first = len(self.media)
-        self.media += media
-        return list(range(first, len(self.media)))
-
-    def _lose(self, media: Sequence[Media]) -> None:
-        if media:
-            self.skipped["media: of a result that was not used"] += len(media)
-
-    def _read(self, slot: _Slot) -> dict[str, JSON]:
-        message: dict[str, JSON] = orjson.loads(memoryview(self.log)[slot.start : slot.end])
-        return message
-
-    def lose(self, slots: Iterable[_Slot], why: str) -> None:
-        """Count messages that will not be in the row, and what they hold."""
-        for slot in slots:
-            self.skipped[f"message: {why}"] += 1
-            if slot.role == "tool":
-                self.skipped[f"tool_result: {why}"] += 1
-            if slot.calls:
-                self.skipped[f"tool_call: {why}"] += slot.calls
-            if slot.reasoning:
-                self.skipped[f"reasoning: {why}"] += 1
-            if slot.media:
-                self.skipped[f"media: {why}"] += len(slot.media)
-
-    # -- the end ---------------------------------------------------------------------------------
-
-    def placed(self) -> list[_Slot]:
-        """All messages in their final order: late results stand behind their call."""
-        if not self.late:
-            return self.slots
-        order: list[_Slot] = []
-        index = 0
-        while index < len(self.slots):
-            order.append(self.slots[index])
-            late = self.late.get(index)
-            index += 1
-            if late:
-                results = []
-                while index < len(self.slots) and self.slots[index].role == "tool":
-                    results.append(self.slots[index])
-                    index += 1
-                order += self._in_call_order(order[-1], results + late)
-        return order
-
-    def _in_call_order(self, asked: _Slot, results: list[_Slot]) -> list[_Slot]:
-        order = {call["id"]: number for number, call in enumerate(self._read(asked).get("tool_calls", ()))}
-        return sorted(results, key=lambda slot: order[self._read(slot)["tool_call_id"]])
-
-    def messages(
-        self, slots: Sequence[_Slot], change: Callable[[_Slot, dict[str, JSON]], None] | None = None
-    ) -> tuple[Messages, list[Media]]:
-        """The given messages as one text, and the media they point to.
-
-        As long as nothing was moved or dropped the log already is that text, and is not copied.
-        """
-        offsets = array("i", [0])
-        if not self.moved and change is None and len(slots) == len(self.slots):
-            for slot in slots:
-                offsets.append(slot.end)
-            return Messages(self.log, offsets), self.media
-        data = bytearray()
-        media: list[Media] = []
-        for slot in slots:
-            text = self.log[slot.start : slot.end]
-            if slot.media or change is not None:
-                message = self._read(slot)
-                if slot.media:
-                    message["media"] = list(range(len(media), len(media) + len(slot.media)))
-                    media += [self.media[i] for i in slot.media]
-                if change is not None:
-                    change(slot, message)
-                text = bytearray(orjson.dumps(message))
-            data += text
-            offsets.append(len(data))
-        return Messages(data, offsets), media
-
-
-class _Reopened(_Turn):
-    """A turn that was finished before, and whose message changes only if something new comes."""
-
-    __slots__ = ("before",)
-
-    def __init__(self, key: str | int, at: At, index: int, message: dict[str, JSON]) -> None:
-        super().__init__(key, at, index)
-        self.before = message
-        self.texts = [message["content"]] if message["content"] else []
-        self.joiners = ["\n"] * len(self.texts)
-        self.thoughts = [message["reasoning_content"]] if "reasoning_content" in message else []
-        self.calls = list(message.get("tool_calls", ()))
-        self.media = list(message.get("media", ()))
-        self.reason = message.get("weight_reason")
-        self.phase = message.get("phase")
-        self.at = At(message.get("id"), message.get("timestamp"), origin=message.get("origin"))
-        self.node = -1
-
-    def changed(self) -> bool:
-        return self.message() != self.before
-
-
 class _Draft:
     """A rollout in the making: its facts, its counts and its context windows."""
 
@@ -542,7 +133,7 @@ class _Draft:
         self.last: str | float | None = None
         self.compactions: list[tuple[dict[str, JSON], int]] = []
         self.branched = Branched(frozenset())
-        self.transcript = _Transcript(self.skipped)
+        self.transcript = Transcript(self.skipped)
         self.windows = [self.transcript]
         self.seen: str | float | None = None
 
@@ -565,15 +156,16 @@ class _Draft:
         if timestamp is None:
             return
         last = self.last
-        if type(last) is type(timestamp) is str and len(last) == len(timestamp) == 24 and last[-1] == timestamp[-1]:
-            if last <= timestamp:  # both with milliseconds and in one zone, so that text order is time order
-                self.last = timestamp
-                return
+        plain = type(last) is type(timestamp) is str and len(last) == len(timestamp) == 24
+        # UTC with milliseconds, both: text order is time order.
+        if plain and last[-1] == timestamp[-1] == "Z" and last <= timestamp:  # type: ignore[index,operator]
+            self.last = timestamp
+            return
         if last is None or self.first is None:
             self.first = self.last = timestamp
-        elif _earlier(last, timestamp):
+        elif is_earlier(last, timestamp):
             self.last = timestamp
-        elif _earlier(timestamp, self.first):
+        elif is_earlier(timestamp, self.first):
             self.first = timestamp
 
     def _facts(self, event: Facts) -> None:
@@ -604,7 +196,7 @@ class _Draft:
         kept = [slot for slot in transcript.placed() if slot.node in event.kept] if event.kept else []
         self.compactions.append((event.note, len(transcript.placed())))
         if self.history != "full":
-            self.transcript = _Transcript(self.skipped, transcript)
+            self.transcript = Transcript(self.skipped, transcript)
             self.windows.append(self.transcript)
         for inner in event.context:
             self.take(type(inner), inner)
@@ -613,8 +205,8 @@ class _Draft:
             messages, media = transcript.messages(kept, lambda _, message: _copied(message))
             for slot, message in zip(kept, messages, strict=True):
                 if "media" in message:
-                    message["media"] = self.transcript._keep([media[i] for i in message["media"]])
-                self.transcript.slots.append(self.transcript._store(slot.node, message))
+                    message["media"] = self.transcript.keep([media[i] for i in message["media"]])
+                self.transcript.slots.append(self.transcript.store(slot.node, message))
 
     def finish(self) -> Iterator[Rollout]:
         for window in self.windows:
@@ -624,7 +216,7 @@ class _Draft:
                 window.lose(window.placed(), "before a compaction")
             del self.windows[:-1]
         number = 0
-        lines: list[list[tuple[list[_Slot], set[int]]]] = []
+        lines: list[list[tuple[list[Slot], set[int]]]] = []
         for window in self.windows:
             slots = window.placed()
             lines.append([])
@@ -643,15 +235,17 @@ class _Draft:
                 number += 1
 
     def _rollout(
-        self, window: _Transcript, slots: list[_Slot], number: int, *, last: bool, copied: set[int] | None = None
+        self, window: Transcript, slots: list[Slot], number: int, *, last: bool, copied: set[int] | None = None
     ) -> Rollout:
-        def copy(slot: _Slot, message: dict[str, JSON]) -> None:
+        def copy(slot: Slot, message: dict[str, JSON]) -> None:
             if copied and id(slot) in copied:
                 _copied(message)
 
         messages, media = window.messages(slots, copy if copied else None)
         first = number == 0
-        columns: dict[str, Any] = {key: value for key, value in self.values.items() if key in _FACTS and isinstance(value, _FACTS[key])}
+        columns: dict[str, Any] = {
+            key: value for key, value in self.values.items() if key in _FACTS and isinstance(value, _FACTS[key])
+        }
         if "cwd" in columns:
             columns.setdefault("project_path", columns["cwd"])
         meta = dict(self.meta)
@@ -688,11 +282,11 @@ class _Draft:
         return rollout
 
 
-_PARTS: dict[type, Callable[[_Transcript, Any], None]] = {
-    Said: _Transcript.say,
-    Thought: _Transcript.think,
-    Called: _Transcript.call,
-    Returned: _Transcript.result,
+_PARTS: dict[type, Callable[[Transcript, Any], None]] = {
+    Said: Transcript.say,
+    Thought: Transcript.think,
+    Called: Transcript.call,
+    Returned: Transcript.result,
 }
 
 _OTHERS: dict[type, Callable[[_Draft, Any], None]] = {
@@ -728,7 +322,7 @@ _FACTS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def _without(slots: list[_Slot], hidden: frozenset[int]) -> list[_Slot]:
+def _without(slots: list[Slot], hidden: frozenset[int]) -> list[Slot]:
     return [slot for slot in slots if slot.node not in hidden] if hidden else slots
 
 
@@ -737,7 +331,7 @@ def _copied(message: dict[str, JSON]) -> None:
     message["weight_reason"] = "copied_context"
 
 
-def _final(messages: Messages, slots: list[_Slot]) -> str | None:
+def _final(messages: Messages, slots: list[Slot]) -> str | None:
     for index in reversed(range(len(slots))):
         if slots[index].role == "assistant":
             message = messages[index]
@@ -758,45 +352,3 @@ def _sum(usages: Iterable[dict[str, int | float]]) -> dict[str, int | float]:
             if type(value := usage.get(key)) is int or type(value) is float:
                 total[name] = total.get(name, 0) + value
     return total
-
-
-def _writable(message: dict[str, JSON], skipped: Counter[str]) -> dict[str, JSON]:
-    """The message with arguments that orjson cannot write (long integers, deep nesting) as JSON text."""
-    calls = []
-    for call in message.get("tool_calls", ()):
-        function = call["function"]
-        try:
-            orjson.dumps(function)
-        except TypeError:
-            skipped["arguments: kept as text"] += 1
-            function = {"name": function["name"], "arguments": exact_text(function["arguments"])}
-        calls.append({**call, "function": function})
-    return {**message, "tool_calls": calls}
-
-
-def _earlier(a: str | float, b: str | float) -> bool:
-    left, right = _instant(a), _instant(b)
-    return left is not None and (right is None or left < right)
-
-
-def _instant(value: str | float) -> float | None:
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
-        except ValueError:
-            return None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-    # Milliseconds where seconds would lie beyond the year 5000.
-    return value / 1000 if value > 1e11 else float(value)
-
-
-def instant_text(value: str | float) -> str:
-    """An instant as ISO 8601: numbers are seconds (or milliseconds) since 1970, and become UTC with Z."""
-    if isinstance(value, str):
-        return value
-    seconds = _instant(value) or 0.0
-    try:
-        moment = datetime.fromtimestamp(seconds, timezone.utc)
-    except (ValueError, OverflowError, OSError):
-        return str(value)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -364,7 +364,10 @@ def _fixed(pattern: str) -> str:
 
 def _below_address(place: str, recursive: bool) -> _Below | None:
     """What an fsspec address names; None for a file."""
-    fs, path = fsspec.url_to_fs(place)
+    try:
+        fs, path = fsspec.url_to_fs(place)
+    except (ImportError, ValueError) as error:  # an unknown kind of address, or a library that it needs
+        raise SourceError(f"{place} cannot be opened: {error}") from error
     # `zip://*.jsonl::s3://bucket/a.zip`: what is found lies behind the same further address.
     prefix, rest = place[: place.index("://") + 3], place[place.index("://") :]
     further = rest[rest.index("::") :] if "::" in rest else ""

@@ -200,6 +200,11 @@ def test_addresses(memory: Any) -> None:
         find("memory://d/*.txt.gz")
 
 
+def test_unknown_address() -> None:
+    with pytest.raises(SourceError, match="nosuch://x cannot be opened: Protocol not known: nosuch"):
+        find("nosuch://x")
+
+
 def test_addresses_within_addresses(memory: Any) -> None:
     memory.pipe("/a.zip", zipped({"in/1.jsonl": b'{"a":1}\n', "in/2.jsonl": b"{}\n", "in/x.txt": b""}))
     found = ["zip://in/1.jsonl::memory://a.zip", "zip://in/2.jsonl::memory://a.zip"]

@@ -44,6 +44,9 @@ SFT_FEATURES = Features(
 BYTES_PER_TOKEN = 4
 """For an estimate without a tokenizer; code and English lie between 3 and 4.5."""
 
+_TASKS = ("summary", "agent_message")
+"""Origins of messages that set a task where the user does not: a context that was compacted at work, a sub-agent."""
+
 
 @dataclass
 class Report:
@@ -109,12 +112,8 @@ def distill(
         report.models[rollout.model or "not said"] += 1
         tools = None if rollout.tools is None else [orjson.dumps(tool).decode() for tool in rollout.tools]
         columns = {name: getattr(rollout, name) for name in SFT_FEATURES if name not in ("messages", "tools")}
-        yield {
-            "messages": [text.decode() for text in texts],
-            "tools": tools,
-            **columns,
-            "source_path": name_of(rollout.source_path),
-        }
+        columns |= {"messages": [text.decode() for text in texts], "tools": tools}
+        yield columns | {"source_path": name_of(rollout.source_path)}
 
 
 def _rollouts(files: Iterable[str], format: str, history: str, report: Report) -> Iterator[Rollout]:
@@ -133,7 +132,7 @@ def _rollouts(files: Iterable[str], format: str, history: str, report: Report) -
 def _why_not(rollout: Rollout, messages: list[dict[str, Any]], internal: bool) -> str | None:
     if rollout.internal and not internal:
         return f"the agent's own: {rollout.internal}"
-    if not prompt_count(messages):
+    if not prompt_count(messages) and not any(message.get("origin") in _TASKS for message in messages):
         return "no prompt"
     answers = [m for m in messages if m["role"] == "assistant" and (m["content"] or m.get("tool_calls"))]
     if not answers:

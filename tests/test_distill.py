@@ -1,0 +1,551 @@
+"""`distill`: a folder of sessions becomes a dataset that `load_dataset` takes as it is, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from datasets import Dataset, Features, Json, List, Value, load_dataset
+
+from agent_rollouts.cli import main
+from agent_rollouts.distill import SFT_FEATURES, Report, distill, write
+from agent_rollouts.errors import AgentRolloutsError
+from agent_rollouts.rollout import HISTORIES
+from tests.conftest import FIXTURES
+from tests.sessions import (
+    claude,
+    claude_agent,
+    claude_records,
+    claude_sidechains,
+    codex,
+    codex_compacted,
+    codex_large,
+    lines,
+    put,
+)
+
+# As it stands in the demo; put together here, so that scanners stay quiet.
+SECRET = "-".join(["plum", "Harbor", "93", "kettle"])
+
+
+def run(*words: str | os.PathLike[str]) -> Result:
+    """`agent-rollouts distill …` in this process."""
+    return CliRunner().invoke(main, ["distill", *map(os.fspath, words)])
+
+
+def fine(*words: str | os.PathLike[str]) -> str:
+    """What a run that succeeds prints to stdout."""
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def load(folder: Path, cache: Path | None = None) -> Dataset:
+    return load_dataset(str(folder), split="train", cache_dir=str(cache or folder.parent / "cache"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# -- the demo ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The dataset of the demo, and what the command printed; made by a real process, as a user would."""
+    output = tmp_path_factory.mktemp("demo") / "demo-dataset"
+    command = [sys.executable, "-m", "agent_rollouts", "distill", "--demo", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""  # no terminal, no progress bar
+    return output, done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo_rows(demo: tuple[Path, str]) -> Dataset:
+    return load(demo[0])
+
+
+def test_demo_loads_with_datasets_alone(demo: tuple[Path, str]) -> None:
+    """The package that wrote it is not needed to read it."""
+    script = """
+import sys
+import datasets
+found = datasets.load_dataset(sys.argv[1], cache_dir=sys.argv[2])
+assert "agent_rollouts" not in sys.modules
+print({name: split.num_rows for name, split in found.items()})
+print(found["train"].features)
+"""
+    words = [sys.executable, "-c", script, str(demo[0]), str(demo[0].parent / "alone")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["{'train': 3}", str(dict(SFT_FEATURES))]
+
+
+def test_demo_rows(demo_rows: Dataset) -> None:
+    assert demo_rows.features == SFT_FEATURES
+    assert demo_rows.features["messages"] == List(Json())
+    assert demo_rows.features["tools"] == List(Json())
+    main_row, agent, codex_row = demo_rows
+    assert [row["source_kind"] for row in demo_rows] == ["claude_code", "claude_code", "codex"]
+    assert (agent["is_sidechain"], agent["parent_trace_id"]) == (True, main_row["trace_id"])
+    assert agent["trace_id"] == f"{main_row['trace_id']}:{agent['agent_id']}"
+    for row in demo_rows:
+        assert re.match(r"demo/(claude_code|codex)/", row["source_path"])
+        assert row["tools"] is None
+        assert {key for message in row["messages"] for key in message} <= {
+            "role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name", "weight",
+        }  # fmt: skip
+    for row in (main_row, codex_row):
+        calls = [len(message.get("tool_calls", ())) for message in row["messages"]]
+        assert max(calls) == 2
+    assert any(message.get("reasoning_content") for message in main_row["messages"])
+    assert all(
+        isinstance(call["function"]["arguments"], dict)
+        for row in demo_rows
+        for message in row["messages"]
+        for call in message.get("tool_calls", ())
+    )
+    assert "screenshot" in main_row["messages"][0]["content"]
+
+
+def test_demo_summary(demo: tuple[Path, str]) -> None:
+    output, summary = demo
+    rows = load(output)
+    calls = sum(len(message.get("tool_calls", ())) for row in rows for message in row["messages"])
+    messages = sum(map(len, rows["messages"]))
+    first, *rest = summary.splitlines()
+    assert re.fullmatch(
+        f"3 files, 3 rollouts -> 3 rows: {messages} messages, {calls} tool calls, "
+        r"about \d,\d{3} tokens \(UTF-8 bytes / 4\)",
+        first,
+    )
+    assert rest[0].startswith("parts of files not used: record: event_msg token_count 2, ")
+    assert rest[1:] == [
+        "1 images and documents are not in these rows, which are text",
+        f"NOT REDACTED: whatever paths, names and keys the sessions hold is in {output}",
+        f'written: {output}; load it with load_dataset("{output}")',
+    ]
+
+
+def test_demo_secret_is_still_there(demo: tuple[Path, str], demo_rows: Dataset) -> None:
+    """Until redaction comes: the summary and the card say so."""
+    assert SECRET in json.dumps(demo_rows[2]["messages"])
+    assert "NOT REDACTED" in demo[1]
+    assert "**Nothing was redacted.**" in (demo[0] / "README.md").read_text(encoding="utf-8")
+
+
+def test_card_is_obeyed(demo: tuple[Path, str], tmp_path: Path) -> None:
+    output, _ = demo
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert write.MARK in card
+    assert 'load_dataset("demo-dataset", split="train")' in card
+    assert "$" not in card.replace("$ ", "")  # every blank of the template is filled
+    info = load(output).info
+    (shard,) = (output / "data").iterdir()
+    assert info.splits["train"].num_examples == 3
+    assert info.download_size == shard.stat().st_size
+    assert info.features == SFT_FEATURES
+    # A file that the card does not name is no part of the dataset.
+    copy = tmp_path / "copy"
+    for name, data in contents(output).items():
+        put(copy / name, data)
+    put(copy / "data" / "notes.jsonl", b'{"x": 1}\n')
+    assert load(copy).num_rows == 3
+    # And what it says of the columns counts, not what the file says by itself.
+    put(
+        copy / "README.md",
+        card.replace("- name: model\n    dtype: string", "- name: model\n    dtype: large_string").encode(),
+    )
+    assert load(copy, tmp_path / "again").features["model"] == Value("large_string")
+
+
+def test_parquet_as_the_hub_likes_it(demo: tuple[Path, str]) -> None:
+    (shard,) = (demo[0] / "data").iterdir()
+    assert shard.name == "train-00000-of-00001.parquet"
+    metadata = pq.read_metadata(shard)
+    columns = [metadata.row_group(0).column(i) for i in range(metadata.num_columns)]
+    assert {column.compression for column in columns} == {"ZSTD"}
+    assert all(column.has_offset_index and column.has_column_index for column in columns)
+    assert Features.from_arrow_schema(pq.read_schema(shard)) == SFT_FEATURES
+
+
+def test_chunks_survive_an_insertion(tmp_path: Path) -> None:
+    """Content-defined chunking: two files that differ in a row at the start have most pages in common."""
+
+    def rows(first: list[str]) -> Iterator[dict[str, Any]]:
+        for name in [*first, *(f"garden {i}" for i in range(400))]:
+            text = " ".join(f"{name} {word}" for word in range(1500))
+            message = json.dumps({"role": "user", "content": text})
+            yield dict.fromkeys(SFT_FEATURES) | {"trace_id": name, "messages": [message]}
+
+    files = []
+    for name, first in (("a", []), ("b", ["a new one"])):
+        put(tmp_path / name / "x", b"")
+        (shard,) = write._write_shards(rows(first), tmp_path / name, SFT_FEATURES)
+        files.append(shard.read_bytes())
+    a, b = files
+    blocks = [a[start : start + 4096] for start in range(0, len(a) - 4096, 4096)]
+    assert sum(block in b for block in blocks) > 0.8 * len(blocks)
+
+
+def test_same_input_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["agent-rollouts", "distill", "--demo"])
+    for name in ("a", "b"):
+        fine("--demo", "--output", tmp_path / name / "dataset")
+    assert contents(tmp_path / "a" / "dataset") == contents(tmp_path / "b" / "dataset")
+
+
+def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions(tmp_path / "in", 5)
+    fine(tmp_path / "in", "--output", tmp_path / "one")
+    monkeypatch.setattr(write, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(write, "_GROUP_BYTES", 1000)  # two rows
+    fine(tmp_path / "in", "--output", tmp_path / "more")
+    assert [path.name for path in sorted((tmp_path / "more" / "data").iterdir())] == [
+        f"train-0000{number}-of-00003.parquet" for number in range(3)
+    ]
+    assert load(tmp_path / "more").to_list() == load(tmp_path / "one").to_list()
+
+
+# -- which rollouts ---------------------------------------------------------------------------------
+
+
+def sessions(folder: Path, count: int, size: int = 0) -> Path:
+    """Sessions of `size` bytes and a little more."""
+    for number in range(count):
+        put(folder / f"{number:03d}.jsonl", codex_large(f"t{number}", text=f"{number} tulips, " * (size // 10)))
+    return folder
+
+
+def report_of(*paths: Path, **options: Any) -> tuple[Report, list[dict[str, Any]]]:
+    report = Report()
+    rows = list(distill(map(str, paths), report=report, **options))
+    return report, rows
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    put(tmp_path / "good.jsonl", claude("good"))
+    put(tmp_path / "no_prompt.jsonl", lines(*claude_records("no_prompt")[1:]))
+    put(tmp_path / "no_answer.jsonl", lines(*claude_records("no_answer")[:2]))
+    put(tmp_path / "agent-acompact-1.jsonl", claude_agent("good", "acompact-1"))
+    notice = claude_records("notice")
+    for record in notice[1:]:
+        record["message"]["model"] = "<synthetic>"
+    put(tmp_path / "notice.jsonl", lines(*notice))
+    put(tmp_path / "nothing.jsonl", lines({"type": "summary", "summary": "Tulips", "leafUuid": "x"}))
+    summary = fine(tmp_path, "--output", tmp_path / "dataset")
+    assert summary.splitlines()[0].startswith("6 files, 5 rollouts -> 1 rows: 4 messages, 1 tool calls, ")
+    reasons = {"no prompt", "no answer", "no answer that may be trained on"}
+    reasons.add("the agent's own: writes the summary of a compaction")
+    line = next(line for line in summary.splitlines() if line.startswith("rollouts left out: "))
+    assert set(line.removeprefix("rollouts left out: ").split(", ")) == {f"{reason} 1" for reason in reasons}
+    assert "parts of files not used: record: summary 1" in summary
+    card = (tmp_path / "dataset" / "README.md").read_text(encoding="utf-8")
+    for reason in reasons:
+        assert f"- {reason}: 1\n" in card
+    assert load(tmp_path / "dataset")["trace_id"][:] == ["good"]
+
+
+def test_internal(tmp_path: Path) -> None:
+    put(tmp_path / "agent-acompact-1.jsonl", claude_agent("s", "acompact-1"))
+    result = run(tmp_path, "--output", tmp_path / "dataset")
+    assert result.exit_code == 1
+    assert "writes the summary of a compaction: 1" in result.stderr
+    fine(tmp_path, "--output", tmp_path / "dataset", "--internal")
+    assert load(tmp_path / "dataset")["trace_id"][:] == ["s:acompact-1"]
+
+
+def test_a_task_need_not_be_a_prompt(tmp_path: Path) -> None:
+    """A context that was compacted at work begins with a summary, and a sub-agent may be set to work by another."""
+    records = claude_records("s")
+    again = claude_records("s", key="again", prompt="This session is being continued from a previous conversation.")
+    again[0] |= {"parentUuid": records[-1]["uuid"], "isCompactSummary": True}
+    path = put(tmp_path / "s.jsonl", lines(*records, *again))
+    report, rows = report_of(path)
+    assert [row["trace_id"] for row in rows] == ["s", "s#1"]
+    assert not report.removed
+    asked = claude_records("t", prompt='<teammate-message teammate_id="lead">Look for tulips.</teammate-message>')
+    report, rows = report_of(put(tmp_path / "t.jsonl", lines(*asked)))
+    assert [row["trace_id"] for row in rows] == ["t"]
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+def test_history(history: str, tmp_path: Path) -> None:
+    put(tmp_path / "c.jsonl", codex_compacted("c"))
+    fine(tmp_path, "--output", tmp_path / "dataset", "--history", history)
+    rows = load(tmp_path / "dataset")
+    said = [[message["content"] for message in row["messages"]] for row in rows]
+    before = ["Count the beds.", "", "1 2 3 4 5 6 7", "Seven."]
+    after = ["Count the beds.", "Summary: seven beds were counted.", "And the trees?", "Two."]
+    assert said == {"full": [[*before, *after[1:]]], "segments": [before, after], "context": [after]}[history]
+    assert rows["trace_id"][:] == {"segments": ["c", "c#1"]}.get(history, ["c"])
+
+
+def test_weights_reach_the_rows(tmp_path: Path) -> None:
+    records = claude_records("s")
+    records[1]["message"]["model"] = records[2]["message"]["model"] = "<synthetic>"
+    report, (row,) = report_of(put(tmp_path / "s.jsonl", lines(*records)))
+    weights = [json.loads(text).get("weight") for text in row["messages"]]
+    assert weights == [None, 0, None, None]
+    assert report.untrained == 1
+    assert "1 assistant messages have weight 0" in fine(tmp_path, "--output", tmp_path / "dataset")
+
+
+def test_counts(tmp_path: Path) -> None:
+    report, rows = report_of(
+        put(tmp_path / "a.jsonl", claude_sidechains("a", 3)), put(tmp_path / "b.jsonl", codex("b", answer="Sieben Ä"))
+    )
+    assert (report.files, report.rollouts, report.rows, report.messages, report.tool_calls) == (2, 4, 4, 16, 4)
+    assert report.formats == Counter(claude_code=3, codex=1)
+    assert report.models == Counter({"claude-invented-1": 3, "gpt-invented-1": 1})
+    assert report.text_bytes == sum(len(text.encode()) for row in rows for text in row["messages"])
+    assert report.tokens == report.text_bytes // 4
+
+
+def test_numbers_are_written_exactly(tmp_path: Path) -> None:
+    put(tmp_path / "s.jsonl", codex("s"))
+    fine(tmp_path, "--output", tmp_path / "dataset")
+    (shard,) = (tmp_path / "dataset" / "data").iterdir()
+    texts = pq.read_table(shard)["messages"].combine_chunks().values
+    assert '"arguments":{"cmd":"ls beds","share":0.7}' in texts.storage[1].as_py()
+
+
+# -- bad input --------------------------------------------------------------------------------------
+
+
+def test_a_bad_file_costs_that_file(tmp_path: Path) -> None:
+    good = [put(tmp_path / name, codex(name[0])) for name in ("a.jsonl", "z.jsonl")]
+    bad = [
+        put(tmp_path / "b.jsonl", b'{"garden": "tulips"}\n'),
+        put(tmp_path / "c.jsonl.gz", b"\x1f\x8b cut off"),
+        put(tmp_path / "d.zip", b"PK no archive"),
+        put(tmp_path / "e.jsonl", b""),
+    ]
+    result = run(tmp_path, "--output", tmp_path / "dataset")
+    assert result.exit_code == 0
+    assert len(result.stderr.splitlines()) == len(bad)
+    for path, line in zip(bad, result.stderr.splitlines(), strict=True):
+        assert line.startswith(f"left out: {path}")
+    assert load(tmp_path / "dataset")["source_path"][:] == [str(path) for path in good]
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    put(tmp_path / "in" / "a.jsonl", lines(*claude_records("a")[:2]))
+    put(tmp_path / "in" / "b.jsonl", b"tulips\n")
+    result = run(tmp_path / "in", "--output", tmp_path / "dataset")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        "Error: no row to write: 2 file(s), 1 rollout(s); no answer: 1; 1 file(s) could not be used. "
+        "`agent-rollouts inspect` shows what the files hold\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+# -- the output folder ------------------------------------------------------------------------------
+
+
+def half_datasets(output: Path) -> list[Path]:
+    return list(output.parent.glob(f".{output.name}.incomplete-*"))
+
+
+@pytest.mark.parametrize("there", ["notes.txt", "README.md", "data/train-00000-of-00001.parquet"])
+def test_refuses_what_is_not_its_own(there: str, tmp_path: Path) -> None:
+    put(tmp_path / "dataset" / there, b"mine")
+    result = run("--demo", "--output", tmp_path / "dataset")
+    assert result.exit_code == 1
+    assert "no dataset made by agent-rollouts; choose another --output" in result.stderr
+    assert contents(tmp_path) == {f"dataset/{there}": b"mine"}
+
+
+def test_refuses_a_file(tmp_path: Path) -> None:
+    put(tmp_path / "dataset", b"mine")
+    assert run("--demo", "--output", tmp_path / "dataset").exit_code == 1
+    assert contents(tmp_path) == {"dataset": b"mine"}
+
+
+@pytest.mark.parametrize("added", ["notes.txt", ".git/HEAD", "data/extra.parquet"])
+def test_refuses_its_own_with_something_added(added: str, tmp_path: Path) -> None:
+    fine("--demo", "--output", tmp_path / "dataset")
+    put(tmp_path / "dataset" / added, b"mine")
+    before = contents(tmp_path)
+    result = run("--demo", "--output", tmp_path / "dataset")
+    assert result.exit_code == 1
+    assert added in result.stderr
+    assert contents(tmp_path) == before
+
+
+def test_replaces_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "dataset"
+    output.mkdir()  # an empty folder is nobody's
+    sessions(tmp_path / "in", 3)
+    with monkeypatch.context() as small:
+        small.setattr(write, "_SHARD_BYTES", 1)
+        small.setattr(write, "_GROUP_BYTES", 1)
+        fine(tmp_path / "in", "--output", output)
+    assert len(list((output / "data").iterdir())) == 3
+    fine("--demo", "--output", output)
+    assert load(output).num_rows == 3
+    assert sorted(contents(output)) == ["README.md", "data/train-00000-of-00001.parquet"]
+    assert not half_datasets(output)
+    assert output.stat().st_mode & 0o777 == 0o755
+
+
+def test_output_may_be_here_or_behind_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    fine("--demo", "--output", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert load(tmp_path / "real").num_rows == 3
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    fine("--demo", "--output", ".")
+    assert 'load_dataset("here"' in (tmp_path / "here" / "README.md").read_text(encoding="utf-8")
+
+
+def test_names_that_look_like_patterns(tmp_path: Path) -> None:
+    """The sweep must take the name as it is: `*` would sweep what other runs are writing."""
+    other = put(tmp_path / ".another.incomplete-1" / "x", b"")
+    mine = put(tmp_path / ".*.incomplete-1" / "x", b"")
+    fine("--demo", "--output", tmp_path / "*")
+    assert other.exists()
+    assert not mine.exists()
+
+
+# -- interruptions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of tulips"), KeyboardInterrupt(), click.Abort()])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_exception_leaves_nothing_behind(error: BaseException, earlier: bool, tmp_path: Path) -> None:
+    output = tmp_path / "dataset"
+    if earlier:
+        fine("--demo", "--output", output)
+    before = contents(tmp_path)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from distill([str(put(tmp_path.parent / "a.jsonl", codex("a")))])
+        raise error
+
+    with pytest.raises(type(error)):
+        write.write_dataset(rows(), output, SFT_FEATURES, Report(), version="0", command="c", place="p")
+    assert contents(tmp_path) == before
+    assert not half_datasets(output)
+
+
+WAITING = """
+import sys
+from agent_rollouts.cli import main
+from agent_rollouts.distill import write
+write._GROUP_BYTES = write._SHARD_BYTES = 1
+sys.argv = ["agent-rollouts", "distill", sys.argv[1], "--output", sys.argv[2]]
+main()
+"""
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+def test_interrupted(number: signal.Signals, earlier: bool, tmp_path: Path) -> None:
+    folder, output = sessions(tmp_path / "in", 4, 100_000), tmp_path / "dataset"
+    if earlier:
+        fine("--demo", "--output", output)
+    before = contents(output)
+    os.mkfifo(folder / "zzz.jsonl")  # nobody writes into it: the run gets this far, and waits
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(folder), str(output)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            until(lambda: any(len(list(half.glob("data/*.parquet"))) == 4 for half in half_datasets(output)))
+            process.send_signal(number)
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == (1 if number == signal.SIGINT else -signal.SIGKILL)
+    assert out == b""
+    assert b"Traceback" not in err
+    assert contents(output) == before
+    assert bool(half_datasets(output)) == (number == signal.SIGKILL)
+    # The next run sweeps what was left, whether it has something to write or not.
+    (folder / "zzz.jsonl").unlink()
+    put(tmp_path / "no" / "no.jsonl", b"")
+    assert run(tmp_path / "no", "--output", output).exit_code == 1
+    assert not half_datasets(output)
+    assert contents(output) == before
+    fine(folder, "--output", output)
+    assert load(output).num_rows == 4
+
+
+def until(happened: Any) -> None:
+    limit = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("then", ["fails", "succeeds"])
+def test_killed_between_two_renames(then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The earlier dataset has been put aside, and the new one is not in its place yet."""
+    output = tmp_path / "dataset"
+    fine("--demo", "--output", output)
+    before = contents(output)
+
+    class Killed(BaseException):
+        pass
+
+    def rename(path: Path, target: Path) -> Path:
+        if target == output:
+            raise Killed
+        return real(path, target)
+
+    real = Path.rename
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Path, "rename", rename)
+        patched.setattr(write, "_sweep", lambda *_: None)  # a killed process sweeps nothing
+        fine("--demo", "--output", output)
+    assert not output.exists()
+    put(tmp_path / "in" / "a.jsonl", b"" if then == "fails" else codex("a"))
+    result = run(tmp_path / "in", "--output", output)
+    assert result.exit_code == (then == "fails")
+    assert not half_datasets(output)
+    if then == "fails":
+        assert contents(output) == before
+    else:
+        assert load(output)["trace_id"][:] == ["a"]
+
+
+# -- memory -----------------------------------------------------------------------------------------
+
+PEAK = """
+import resource, sys
+from agent_rollouts.cli import main
+from agent_rollouts.distill import write
+write._GROUP_BYTES = 1 << 20
+sys.argv = ["agent-rollouts", "distill", sys.argv[1], "--output", sys.argv[2]]
+main(standalone_mode=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_is_flat_in_the_number_of_files(tmp_path: Path) -> None:
+    peaks = []
+    for count in (10, 60):
+        folder = sessions(tmp_path / str(count), count, 1 << 20)
+        words = [sys.executable, "-c", PEAK, str(folder), str(tmp_path / f"{count}-dataset")]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.splitlines()[-1]) / 1024)
+    few, many = peaks
+    # All rows kept would be 60 MB of text more, and several times that as objects.
+    assert many < few + 40
