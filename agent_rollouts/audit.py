@@ -114,6 +114,8 @@ def _placed(rollout: Rollout, found: FileAudit) -> Iterator[tuple[str, dict[str,
     """The messages of a rollout, each with its place, held against the rules for their keys and their order."""
     open_calls: list[str] = []
     answers: set[str] = set()
+    before: set[str | None] = set()
+    compacted = "compactions" in rollout.source_meta
     for index, message in enumerate(rollout.messages):
         where = f"{rollout.trace_id}, message {index}"
         try:
@@ -132,10 +134,14 @@ def _placed(rollout: Rollout, found: FileAudit) -> Iterator[tuple[str, dict[str,
                 open_calls.pop(0)
         else:
             open_calls = [call["id"] for call in message.get("tool_calls", ())]
-        if message["role"] == "assistant" and (answer := message.get("id")) is not None:
-            if answer in answers:
+        if message["role"] == "assistant":
+            answer = message.get("id")
+            # Without ids, what no result, prompt or compaction parts is one.
+            if answer in answers or (answer is None and before == {None} and not compacted):
                 found.problems.append(f"{where}: one response in two messages")
-            answers.add(answer)
+            if answer is not None:
+                answers.add(answer)
+        before = {message.get("id")} if message["role"] == "assistant" else set()
         yield where, message
 
 
@@ -210,18 +216,19 @@ def _lost(pieces: list[Raw], texts: list[Raw]) -> tuple[list[Raw], int]:
     for text, count in whole.items():
         for line, times in _lines(text).items():
             lines[line] += count * times
-    of_message: defaultdict[str | None, list[str]] = defaultdict(list)
-    for one in texts:
-        of_message[one.key].append(one.value)
+    of_message = {one.key: one.value for one in texts if one.key is not None}
+    after: dict[str | None, int] = {}
     for one in left:
         needed = _lines(one.value)
         if all(lines[line] >= count for line, count in needed.items()):
             lines.subtract(needed)
-        elif holding := [text for text in of_message[one.key] if one.key is not None and one.value in text]:
-            for line in _lines(holding[0]):
-                lines[line] = 0
+        elif (at := of_message.get(one.key, "").find(one.value, after.get(one.key, 0))) >= 0:
+            after[one.key] = at + len(one.value)
         else:
             lost.append(one)
+    for key in after:
+        for line in _lines(of_message[key]):
+            lines[line] = 0
     return lost, sum(lines.values())
 
 

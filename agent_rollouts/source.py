@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import BinaryIO, NamedTuple, cast
 
@@ -52,6 +52,7 @@ class Source:
         self._member = member
         self._is_alone = data is not None or member is not None
         self._line = b""
+        self._record: JSON = None
 
     @property
     def name(self) -> str:
@@ -128,14 +129,17 @@ class Source:
                 yield from self._salvage(line)
                 continue
             if type(record) is dict:
-                self._line = line
+                self._line, self._record = line, record
                 yield record
             else:
                 self.damage["line: not an object"] += 1
 
     def exact(self) -> JSON:
-        """The record that was read last, parsed again with integers of any length."""
-        return jsontext.tolerant(self._line.decode("utf-8", "replace"))[0]
+        """The record that was read last, parsed again with integers of any length where Python can."""
+        if self._line:
+            with suppress(ValueError):  # nested too deep, or thousands of digits
+                return jsontext.tolerant(self._line.decode("utf-8", "replace"))[0]
+        return self._record
 
     def sibling(self, name: str) -> JSON:
         """The JSON of a file beside this one (`name` may climb with `..`), or None when there is none."""
@@ -169,9 +173,12 @@ class Source:
             self.damage["line: NUL bytes"] += 1
         if not stripped:
             return
-        self._line = stripped.encode("utf-8", "replace")
         found, left = _objects(stripped)
-        yield from found
+        is_one = len(found) == 1 and not left
+        for item in found:
+            # Of several on a line none is the line; Python has parsed them, and exactly.
+            self._line, self._record = stripped.encode("utf-8", "replace") if is_one else b"", item
+            yield item
         if any("\ufffd" in jsontext.exact_text(item) for item in found):
             self.damage["text: not valid UTF-8"] += 1
         if left:

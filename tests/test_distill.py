@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -22,9 +23,7 @@ from datasets import Dataset, Features, Json, List, Value, load_dataset
 
 from agent_rollouts.cli import main
 from agent_rollouts.distill import SFT_FEATURES, Report, distill, write
-from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.rollout import HISTORIES
-from tests.conftest import FIXTURES
 from tests.sessions import (
     claude,
     claude_agent,
@@ -183,22 +182,22 @@ def test_parquet_as_the_hub_likes_it(demo: tuple[Path, str]) -> None:
 
 
 def test_chunks_survive_an_insertion(tmp_path: Path) -> None:
-    """Content-defined chunking: two files that differ in a row at the start have most pages in common."""
+    """Content-defined chunking: of two files that differ in their first row most bytes are the same."""
 
-    def rows(first: list[str]) -> Iterator[dict[str, Any]]:
-        for name in [*first, *(f"garden {i}" for i in range(400))]:
-            text = " ".join(f"{name} {word}" for word in range(1500))
-            message = json.dumps({"role": "user", "content": text})
+    def rows(*first: str) -> Iterator[dict[str, Any]]:
+        for name in [*first, *(f"garden {number}" for number in range(300))]:
+            words = random.Random(name).choices(["tulip", "rose", "bed", "week", "{", "}", "\\n"], k=6000)
+            message = json.dumps({"role": "user", "content": " ".join(words)})
             yield dict.fromkeys(SFT_FEATURES) | {"trace_id": name, "messages": [message]}
 
     files = []
-    for name, first in (("a", []), ("b", ["a new one"])):
-        put(tmp_path / name / "x", b"")
-        (shard,) = write._write_shards(rows(first), tmp_path / name, SFT_FEATURES)
+    for name, first in (("a", ()), ("b", ("a new one",))):
+        (tmp_path / name).mkdir()
+        (shard,) = write._write_shards(rows(*first), tmp_path / name, SFT_FEATURES)
         files.append(shard.read_bytes())
     a, b = files
     blocks = [a[start : start + 4096] for start in range(0, len(a) - 4096, 4096)]
-    assert sum(block in b for block in blocks) > 0.8 * len(blocks)
+    assert sum(block in b for block in blocks) > len(blocks) / 2  # without it one in fifty
 
 
 def test_same_input_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,10 +211,10 @@ def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions(tmp_path / "in", 5)
     fine(tmp_path / "in", "--output", tmp_path / "one")
     monkeypatch.setattr(write, "_SHARD_BYTES", 1)
-    monkeypatch.setattr(write, "_GROUP_BYTES", 1000)  # two rows
+    monkeypatch.setattr(write, "_GROUP_BYTES", 1)
     fine(tmp_path / "in", "--output", tmp_path / "more")
-    assert [path.name for path in sorted((tmp_path / "more" / "data").iterdir())] == [
-        f"train-0000{number}-of-00003.parquet" for number in range(3)
+    assert sorted(path.name for path in (tmp_path / "more" / "data").iterdir()) == [
+        f"train-0000{number}-of-00005.parquet" for number in range(5)
     ]
     assert load(tmp_path / "more").to_list() == load(tmp_path / "one").to_list()
 
@@ -290,7 +289,7 @@ def test_history(history: str, tmp_path: Path) -> None:
     said = [[message["content"] for message in row["messages"]] for row in rows]
     before = ["Count the beds.", "", "1 2 3 4 5 6 7", "Seven."]
     after = ["Count the beds.", "Summary: seven beds were counted.", "And the trees?", "Two."]
-    assert said == {"full": [[*before, *after[1:]]], "segments": [before, after], "context": [after]}[history]
+    assert said == {"full": [[*before, *after[2:]]], "segments": [before, after], "context": [after]}[history]
     assert rows["trace_id"][:] == {"segments": ["c", "c#1"]}.get(history, ["c"])
 
 
@@ -447,9 +446,19 @@ def test_an_exception_leaves_nothing_behind(error: BaseException, earlier: bool,
 
 
 WAITING = """
-import sys
+import sys, time
+import agent_rollouts.distill as distill
 from agent_rollouts.cli import main
 from agent_rollouts.distill import write
+
+read = distill.read
+
+def read_until_the_last(source, *args, **options):
+    if source.name == "zzz.jsonl":
+        time.sleep(60)
+    return read(source, *args, **options)
+
+distill.read = read_until_the_last
 write._GROUP_BYTES = write._SHARD_BYTES = 1
 sys.argv = ["agent-rollouts", "distill", sys.argv[1], "--output", sys.argv[2]]
 main()
@@ -463,12 +472,16 @@ def test_interrupted(number: signal.Signals, earlier: bool, tmp_path: Path) -> N
     if earlier:
         fine("--demo", "--output", output)
     before = contents(output)
-    os.mkfifo(folder / "zzz.jsonl")  # nobody writes into it: the run gets this far, and waits
+    put(folder / "zzz.jsonl", codex("last"))  # the run gets this far, and waits
     with subprocess.Popen(
         [sys.executable, "-c", WAITING, str(folder), str(output)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         try:
-            until(lambda: any(len(list(half.glob("data/*.parquet"))) == 4 for half in half_datasets(output)))
+            limit = time.monotonic() + 30
+            while not any(len(list(half.glob("data/*.parquet"))) == 4 for half in half_datasets(output)):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < limit
+                time.sleep(0.02)
             process.send_signal(number)
             out, err = process.communicate(timeout=20)
         finally:
@@ -479,20 +492,12 @@ def test_interrupted(number: signal.Signals, earlier: bool, tmp_path: Path) -> N
     assert contents(output) == before
     assert bool(half_datasets(output)) == (number == signal.SIGKILL)
     # The next run sweeps what was left, whether it has something to write or not.
-    (folder / "zzz.jsonl").unlink()
     put(tmp_path / "no" / "no.jsonl", b"")
     assert run(tmp_path / "no", "--output", output).exit_code == 1
     assert not half_datasets(output)
     assert contents(output) == before
     fine(folder, "--output", output)
-    assert load(output).num_rows == 4
-
-
-def until(happened: Any) -> None:
-    limit = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
+    assert load(output).num_rows == 5
 
 
 @pytest.mark.parametrize("then", ["fails", "succeeds"])
@@ -511,10 +516,11 @@ def test_killed_between_two_renames(then: str, tmp_path: Path, monkeypatch: pyte
         return real(path, target)
 
     real = Path.rename
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", rename)
         patched.setattr(write, "_sweep", lambda *_: None)  # a killed process sweeps nothing
-        fine("--demo", "--output", output)
+        with pytest.raises(Killed):
+            run("--demo", "--output", output)
     assert not output.exists()
     put(tmp_path / "in" / "a.jsonl", b"" if then == "fails" else codex("a"))
     result = run(tmp_path / "in", "--output", output)

@@ -19,7 +19,7 @@ import pytest
 import zstandard
 
 from agent_rollouts.errors import SourceError
-from agent_rollouts.formats import detect
+from agent_rollouts.formats import detect, read
 from agent_rollouts.source import HEAD_BYTES, HEAD_RECORDS, Source, find, open_sources
 from tests.sessions import claude, claude_records, codex, lines, put
 
@@ -361,6 +361,34 @@ def test_exact_gives_long_integers_as_they_stand() -> None:
     source = Source("s.jsonl", b'{"n":123456789012345678901234}\n{"n":18446744073709551616,"m":"\\ud83d"}\n')
     exact = [source.exact() for _ in source.records()]
     assert exact == [{"n": 123456789012345678901234}, {"n": 18446744073709551616, "m": "\ufffd"}]
+
+
+def test_exact_of_what_python_cannot_parse_again_is_the_record_itself() -> None:
+    deep = b"[" * 990 + b"]" * 990
+    data = b'{"n":1e30}{"n":123456789012345678901234}\n{"n":' + deep + b'}\n\x00{"n":123456789012345678901234}\n'
+    source = Source("s.jsonl", data)
+    pairs = [(record, source.exact()) for record in source.records()]
+    assert (
+        [record["n"] for record, _ in pairs[:2]]
+        == [exact["n"] for _, exact in pairs[:2]]
+        == [1e30, 123456789012345678901234]
+    )
+    assert pairs[2][0] is pairs[2][1]
+    assert pairs[3][1] == {"n": 123456789012345678901234}
+
+
+@pytest.mark.parametrize(
+    "value", [b"1e30", b"1e400", b"1" + b"0" * 5000, b"-" + b"9" * 30, b"[" * 990 + b"]" * 990, b'"\\ud83d"', b"NaN"]
+)
+@pytest.mark.parametrize("behind", [b"\n", b"", b"\x00\n"])
+@pytest.mark.parametrize("session", [claude(), codex()])
+def test_no_value_costs_more_than_its_line(value: bytes, behind: bytes, session: bytes) -> None:
+    before, quote, after = session.partition(b'"share\\":0.7' if b'"share\\":0.7' in session else b'"share":0.7')
+    inner = value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') if b"\\" in quote else value
+    damaged = before + quote.replace(b"0.7", inner) + after.replace(b"\n", behind, 1)
+    for options in ({}, {"history": "segments"}):
+        (rollout,) = read(Source("s.jsonl", damaged), **options)
+        assert len(rollout.messages) + sum(rollout.skipped.values()) >= 4
 
 
 @pytest.mark.parametrize("depth", [600, 900, 1500, 100_000])

@@ -1,0 +1,221 @@
+"""The command line: what it says of itself, what it shows of sessions, and how it fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import agent_rollouts
+from agent_rollouts import __version__
+from agent_rollouts.cli import DEMO, main
+from agent_rollouts.configs import formats
+from agent_rollouts.distill import write
+from tests.sessions import claude, claude_agent, codex, put
+
+COMMANDS = list(main.commands.items())
+
+
+def run(*words: str | os.PathLike[str]) -> Result:
+    return CliRunner().invoke(main, [os.fspath(word) for word in words], prog_name="agent-rollouts")
+
+
+# -- what it says of itself -------------------------------------------------------------------------
+
+
+def test_help_lists_all_commands() -> None:
+    text = run("--help").stdout
+    listed = dict(re.findall(r"^  ([a-z]+)  +(\S.*)$", text.partition("Commands:")[2], re.M))
+    assert list(listed) == sorted(main.commands) == ["audit", "distill", "formats", "inspect"]
+    assert all(summary.endswith((".", "...")) for summary in listed.values())
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+def test_every_option_has_help(name: str, command: click.Command) -> None:
+    assert command.help
+    text = run(name, "--help").stdout
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+            assert option.opts[0] in text
+
+
+def test_help_mentions_only_what_exists() -> None:
+    """Also what help texts, errors and the card say of other commands and options."""
+    known = {option for _, command in COMMANDS for p in command.params for option in (*p.opts, *p.secondary_opts)}
+    known |= {"--help", "--version"}
+    texts = [run(*words, "--help").stdout for words in ([], *([name] for name in main.commands))]
+    package = Path(agent_rollouts.__file__).parent
+    texts += [path.read_text(encoding="utf-8") for path in (package / "cli.py", *package.glob("distill/*.py"))]
+    texts.append(write._CARD.read_text(encoding="utf-8"))
+    for text in texts:
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
+        assert set(re.findall(r"`agent-rollouts ([a-z]+)", text)) <= set(main.commands)
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"agent-rollouts, version {__version__}\n"
+
+
+def test_as_a_module(tmp_path: Path) -> None:
+    """Errors too, in a process of their own: one line, no traceback, status 1."""
+    words = [sys.executable, "-m", "agent_rollouts", "inspect", str(tmp_path / "nothing")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: {tmp_path / 'nothing'} does not exist")
+    assert len(done.stderr.splitlines()) == 1
+
+
+# -- formats ----------------------------------------------------------------------------------------
+
+
+def test_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".codex" / "sessions").mkdir(parents=True)
+    lines = run("formats").stdout.splitlines()
+    for config in formats().values():
+        start = lines.index(f"{config.name}: {config.title}, {config.homepage}") + 1
+        shown = lines[start : start + len(config.roots) + 1]
+        for root, line in zip(config.roots, shown, strict=False):
+            here = "is here" if root == "~/.codex/sessions" else "not here"
+            assert line == f"  {root} ({here}), {' '.join(config.patterns)}"
+        assert shown[-1] == f"  told by {config.recognised_by}"
+    assert len(lines) == sum(len(config.roots) + 2 for config in formats().values())
+
+
+@pytest.mark.parametrize("command", ["inspect", "audit", "distill"])
+def test_default_folders(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put(tmp_path / ".claude/projects/garden/s1.jsonl", claude("s1"))
+    put(tmp_path / ".codex/sessions/2026/rollout-t1.jsonl", codex("t1"))
+    put(tmp_path / ".codex/sessions/2026/notes.txt", b"")
+    put(tmp_path / "elsewhere.jsonl", codex("t2"))
+    monkeypatch.chdir(tmp_path)
+    output = ["--output", "dataset"] if command == "distill" else []
+    result = run(command, *output)
+    assert result.exit_code == 0, result.output
+    shown = {"inspect": "claude_code: 1 rollouts", "audit": "2 files, 2 rollouts", "distill": "2 files, 2 rollouts"}
+    assert result.stdout.startswith(shown[command])
+    result = run(command, "--format", "codex", *output)
+    shown = {"inspect": "codex: 1 rollouts", "audit": "1 files, 1 rollouts", "distill": "1 files, 1 rollouts"}
+    assert result.stdout.startswith(shown[command])
+
+
+# -- inspect ----------------------------------------------------------------------------------------
+
+
+def test_inspect_demo() -> None:
+    result = run("inspect", DEMO)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "claude_code: 2 rollouts, 1 sub-agents, 17 messages, 7 tool calls",
+        "codex: 1 rollouts, 13 messages, 5 tool calls",
+        "dates: 2026-03-02 to 2026-03-03",
+        "models: claude-sonnet-4-5-20250929 2, gpt-5.3-codex 1",
+        "tools with results: exec_command 4, Bash 2, Read 1, Task 1, Write 1, Edit 1, Grep 1, apply_patch 1",
+        "not used: record: event_msg token_count 2, record: file-history-snapshot 1, record: system turn_duration 1, "
+        "record: summary 1, record: event_msg user_message 1, record: event_msg agent_message 1, "
+        "record: event_msg task_complete 1",
+    ]
+
+
+def test_inspect_says_what_is_missing(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", b'{"type": "summary", "summary": "Tulips", "leafUuid": "x"}\n')
+    put(tmp_path / "agent-acompact-1.jsonl", claude_agent("s", "acompact-1"))
+    lines = run("inspect", tmp_path, "--file-pattern", "a.*").stdout.splitlines()
+    assert lines == ["claude_code: 1 without messages", "dates: none", "not used: record: summary 1"]
+    lines = run("inspect", tmp_path, "--file-pattern", "agent-*").stdout.splitlines()
+    assert lines[0] == "claude_code: 1 rollouts, 1 sub-agents, 1 internal, 4 messages, 1 tool calls"
+
+
+def test_folders_and_patterns(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", codex("a"))
+    put(tmp_path / "below" / "b.jsonl", codex("b"))
+    put(tmp_path / "below" / "c.log", codex("c"))
+
+    def rollouts(*words: str | Path) -> int:
+        return int(re.findall(r"codex: (\d+) rollouts", run("inspect", *words).stdout)[0])
+
+    assert rollouts(tmp_path) == 2
+    assert rollouts(tmp_path, "--no-recursive") == 1
+    assert rollouts(tmp_path, "--file-pattern", "*.log") == 1
+    assert rollouts(tmp_path / "below" / "c.log", tmp_path / "a.jsonl") == 2
+    assert rollouts(f"{tmp_path}/*/*") == 2
+
+
+# -- failures ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["inspect", "audit", "distill"])
+def test_errors_are_one_line(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "here" / "a.jsonl", codex("a"))
+    names = ", ".join(formats())
+    cases = {
+        ("here", "--format", "codx"): f"unknown format 'codx'; known: auto, {names}",
+        ("--format", "codx"): f"unknown format 'codx'; known: auto, {names}",
+        ("nothing",): "nothing does not exist; name a file, a folder, a glob or an address such as hf://…",
+        (): "none of the default folders exists (~/.claude/projects, ~/.codex/sessions); name a source",
+        ("here", "--file-pattern", "*.log"): "no file in here matches *.log; name another folder or set file_pattern",
+    }
+    for words, message in cases.items():
+        result = run(command, *words, *(["--output", "dataset"] if command == "distill" else []))
+        assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"Error: {message}\n")
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    put(tmp_path / "file", b"")
+    result = run("distill", "--demo", "--output", tmp_path / "file" / "dataset")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: [Errno ")
+    assert str(tmp_path / "file") in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_wrong_use(tmp_path: Path) -> None:
+    assert "Missing option '--output'" in run("distill", "--demo").stderr
+    assert "leave SOURCE out" in run("distill", tmp_path, "--demo", "--output", tmp_path / "dataset").stderr
+    assert "'old' is not one of 'full', 'segments', 'context'" in run("distill", "--history", "old").stderr
+    assert run("distil").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["inspect", "audit", "distill"])
+def test_broken_files_are_named(command: str, tmp_path: Path) -> None:
+    """On stderr, and the others are read all the same."""
+    put(tmp_path / "a.jsonl", codex("a"))
+    other = put(tmp_path / "b.jsonl", claude("b"))
+    stranger = put(tmp_path / "c.jsonl", b'{"garden": "tulips"}\n')
+    words = [command, tmp_path, "--format", "codex"]
+    result = run(*words, *(["--output", tmp_path / "dataset"] if command == "distill" else []))
+    assert result.exit_code == 0
+    assert "1 rollouts" in result.stdout
+    wrong, unknown = result.stderr.splitlines()
+    assert wrong.startswith(f"left out: {other} is ")
+    assert "claude_code" in wrong
+    assert unknown.startswith(f"left out: {stranger} is not of ")
+
+
+def test_many_broken_files_are_summed_up(tmp_path: Path) -> None:
+    for number in range(25):
+        put(tmp_path / f"{number:02d}.jsonl", b"tulips\n")
+    lines = run("inspect", tmp_path).stderr.splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "left out: 15 more files"
+
+
+def test_audit_fails_for_files_that_cannot_be_read(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", codex("a"))
+    torn = put(tmp_path / "b.jsonl.gz", b"\x1f\x8b torn")
+    result = run("audit", tmp_path)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[0].startswith(f"{torn}: cannot be read: ")
+    assert result.stdout.splitlines()[1] == "2 files, 1 rollouts, 1 files with problems"
