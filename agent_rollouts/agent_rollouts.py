@@ -24,7 +24,7 @@ from agent_rollouts.features import FEATURES, encoded_row, table
 from agent_rollouts.formats import detect, read
 from agent_rollouts.loading import code_hash
 from agent_rollouts.rollout import BRANCHES, HISTORIES, Rollout
-from agent_rollouts.source import Source, find, open_sources
+from agent_rollouts.source import Source, each, find, open_sources, reason
 
 logger = datasets.utils.logging.get_logger(__name__)
 
@@ -168,29 +168,18 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
     def _rollouts(self, files: list[str]) -> Iterator[tuple[int, Rollout]]:
         rules = file_rules(self.config.name, self.config.file_pattern)
         for shard, path in enumerate(files):
-            try:
-                for source in open_sources(path, **rules):
-                    for rollout in self._of_source(source):
-                        if rollout and (self.config.internal or rollout.internal is None):
-                            yield shard, rollout
-            except BadFileError:
-                raise
-            except Exception as error:  # whatever is wrong with one file must not cost the others
-                self._report(path, error)
+            for rollout in each(path, self._read, self._report, **rules):
+                if rollout and (self.config.internal or rollout.internal is None):
+                    yield shard, rollout
 
-    def _of_source(self, source: Source) -> Iterator[Rollout]:
-        config = self.config
-        try:
-            yield from read(source, config.name, history=config.history, branches=config.branches)
-        except Exception as error:  # nor one member of an archive the next
-            self._report(source.path, error)
+    def _read(self, source: Source) -> Iterator[Rollout]:
+        return read(source, self.config.name, history=self.config.history, branches=self.config.branches)
 
     def _report(self, path: str, error: Exception) -> None:
-        reason = str(error) if path in str(error) else f"{path}: {type(error).__name__}: {error}"
         if self.config.on_bad_files == "error":
-            raise BadFileError(f"{reason}; on_bad_files='skip' or 'warn' goes on without it") from error
+            raise BadFileError(f"{reason(path, error)}; on_bad_files='skip' or 'warn' goes on without it") from error
         if self.config.on_bad_files == "warn":
-            logger.warning(f"left out: {reason}")
+            logger.warning(f"left out: {reason(path, error)}")
 
     def _prepare_split(self, split_generator: datasets.SplitGenerator, **kwargs: Any) -> None:
         super()._prepare_split(split_generator, **kwargs)

@@ -216,14 +216,14 @@ def _lost(pieces: list[Raw], texts: list[Raw]) -> tuple[list[Raw], int]:
     for text, count in whole.items():
         for line, times in _lines(text).items():
             lines[line] += count * times
-    of_message = {one.key: one.value for one in texts if one.key is not None}
-    after: dict[str | None, int] = {}
+    of_message = {str(one.key): one.value for one in texts if one.key is not None}
+    after: dict[str, int] = {}
     for one in left:
         needed = _lines(one.value)
         if all(lines[line] >= count for line, count in needed.items()):
             lines.subtract(needed)
-        elif (at := of_message.get(one.key, "").find(one.value, after.get(one.key, 0))) >= 0:
-            after[one.key] = at + len(one.value)
+        elif (at := of_message.get(str(one.key), "").find(one.value, after.get(str(one.key), 0))) >= 0:
+            after[str(one.key)] = at + len(one.value)
         else:
             lost.append(one)
     for key in after:

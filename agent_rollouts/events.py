@@ -119,7 +119,7 @@ class Used(NamedTuple):
     """Token counts of the response `turn`; reported again, the last report of a turn counts."""
 
     turn: str | int
-    usage: dict[str, int | float]
+    usage: dict[str, JSON]
 
 
 class Rewound(NamedTuple):

@@ -127,7 +127,7 @@ class _Draft:
         self.values: dict[str, JSON] = {}
         self.meta: dict[str, JSON] = {}
         self.models: list[str] = []
-        self.usage: dict[str | int, dict[str, int | float]] = {}
+        self.usage: dict[str | int, dict[str, JSON]] = {}
         self.skipped: Counter[str] = Counter()
         self.first: str | float | None = None
         self.last: str | float | None = None
@@ -274,7 +274,7 @@ class _Draft:
             ended_at=_moment(self.values.get("ended_at"), self.last),
         )
         if rollout.usage is None and self.usage and (last or len(self.windows) == 1) and not copied:
-            rollout.usage = _sum(self.usage.values())
+            rollout.usage = _sum(self.usage.values(), self.skipped)
         elif copied or not last:
             rollout.usage = None
         if number:
@@ -345,10 +345,14 @@ def _moment(said: JSON, seen: str | float | None) -> str | None:
     return instant_text(moment) if isinstance(moment, (str, int, float)) else None
 
 
-def _sum(usages: Iterable[dict[str, int | float]]) -> dict[str, int | float]:
+def _sum(usages: Iterable[dict[str, JSON]], skipped: Counter[str]) -> dict[str, int | float]:
     total: dict[str, int | float] = {}
     for usage in usages:
         for key, name in _USAGE.items():
-            if type(value := usage.get(key)) is int or type(value) is float:
+            value = usage.get(key)
+            if type(value) is int or type(value) is float:
                 total[name] = total.get(name, 0) + value
+    for name in [name for name, value in total.items() if not abs(value) < 2**63]:
+        skipped["usage: beyond 64 bits"] += 1
+        del total[name]
     return total

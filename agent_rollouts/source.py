@@ -17,16 +17,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 import fsspec
 import orjson
 
 from agent_rollouts import jsontext
-from agent_rollouts.errors import SourceError
+from agent_rollouts.errors import BadFileError, SourceError
 from agent_rollouts.events import JSON
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 HEAD_BYTES = 64 * 1024
 HEAD_RECORDS = 8
@@ -286,6 +288,38 @@ def open_sources(path: str, *, patterns: Iterable[str] = ("*",), ignored: Iterab
         for name in chosen:
             opened = cast(Callable[[], BinaryIO], functools.partial(archive.open, name))
             yield Source(f"{path}::{name}", member=opened)
+
+
+def each(
+    path: str,
+    use: Callable[[Source], Iterable[T]],
+    report: Callable[[str, Exception], None],
+    *,
+    patterns: Iterable[str] = ("*",),
+    ignored: Iterable[str] = (),
+) -> Iterator[T]:
+    """What `use` gives of each file behind one path; whatever is wrong with one costs that one, and is reported.
+
+    Args:
+        use: makes something of a source; what it gave before it failed is kept.
+        report: takes the file's path and the error; it may raise `BadFileError` to stop.
+        patterns, ignored: see `open_sources`.
+    """
+    try:
+        for source in open_sources(path, patterns=patterns, ignored=ignored):
+            try:
+                yield from use(source)
+            except Exception as error:
+                report(source.path, error)
+    except BadFileError:
+        raise
+    except Exception as error:
+        report(path, error)
+
+
+def reason(path: str, error: Exception) -> str:
+    """One line on what is wrong with a file."""
+    return str(error) if path in str(error) else f"{path}: {type(error).__name__}: {error}"
 
 
 class _Below(NamedTuple):

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, Features, Json, List
+from click.testing import CliRunner
+from datasets import Dataset, Features, Json, List, load_dataset
 
 from agent_rollouts import features
 from agent_rollouts.chat import TEMPLATE_OPTIONS, exact, to_chat
+from agent_rollouts.cli import main
 from agent_rollouts.events import At, Called, End, Event, Facts, Media, Returned, Said, Start, Thought
 from agent_rollouts.rollout import Rollout, assemble
 
@@ -189,6 +191,29 @@ def test_templates(template: Path) -> None:
     assert "Is anybody there?" in unanswered_text
 
 
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """What `distill --demo` wrote, as `load_dataset` reads it."""
+    folder = tmp_path_factory.mktemp("distilled")
+    result = CliRunner().invoke(main, ["distill", "--demo", "--output", str(folder / "demo-dataset")])
+    assert result.exit_code == 0, result.output
+    return load_dataset(str(folder / "demo-dataset"), split="train", cache_dir=str(folder / "cache"))
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.jinja")), ids=lambda path: path.stem)
+def test_templates_render_what_distill_wrote(template: Path, distilled: Dataset) -> None:
+    options = of_family(TEMPLATE_OPTIONS, template, {})
+    for row in exact(distilled):
+        # As they stand where the template needs no options: they have been through `to_chat` already.
+        text = render(template, to_chat(row["messages"], **options) if options else row["messages"], row["tools"])
+        lost = of_family(LOST, template, set())
+        for message in row["messages"]:
+            if not (message.get("tool_calls") and "text beside a call" in lost):
+                assert message["content"].strip() in text
+            for call in message.get("tool_calls", ()):
+                assert call["function"]["name"] in text
+
+
 def test_every_family_option_names_a_template() -> None:
     known = {path.stem for path in TEMPLATES.glob("*.jinja")}
     assert set(TEMPLATE_OPTIONS) | set(LOST) <= known
@@ -294,3 +319,7 @@ def test_rows_of_the_builder_train_as_they_are(tmp_path: Path) -> None:
 def test_numbers_are_trained_as_they_were_written(tmp_path: Path) -> None:
     trained = train(exact(example_rows().select([0])), tmp_path)
     assert '"weight": 0.7}' in trained[0]
+
+
+def test_what_distill_wrote_trains(distilled: Dataset, tmp_path: Path) -> None:
+    hold_trained(distilled, tmp_path)
