@@ -103,6 +103,12 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
     ) -> None:
         if not data_files and not data_dir:
             raise SourceError(_no_source(config_name or self.DEFAULT_CONFIG_NAME))
+        for name in ("token", "storage_options"):
+            if kwargs.get(name):
+                raise SourceError(
+                    f"{name}= does not reach the addresses that are read here: log in with `hf auth login` or set HF_TOKEN; "
+                    "for s3:// and others use their environment variables or fsspec's configuration (FSSPEC_…)"
+                )
         if not isinstance(data_files, DataFilesDict):
             rules: dict[str, Any] = file_rules(config_name or self.DEFAULT_CONFIG_NAME, kwargs.get("file_pattern"))
             data_files = _resolved(data_files, data_dir, rules | {"recursive": kwargs.get("recursive", True)})

@@ -199,13 +199,13 @@ def _lost(pieces: list[Raw], texts: list[Raw]) -> tuple[list[Raw], int]:
     """Pieces that no text of the rows holds, and how many lines of the texts no piece accounts for.
 
     A text is a piece, or several of one message, joined by line breaks (cited sentences by nothing). Each
-    line of the rows can be used once. A piece that its message has twice must not be found twice.
+    line of the rows can be used once. A piece that an answer has twice must not be found twice.
     """
     whole = Counter(one.value for one in texts)
     seen: set[tuple[str | None, str]] = set()
     lost, left = [], []
     for one in pieces:
-        if (one.key, one.value) in seen:
+        if one.kind != "prompt" and (one.key, one.value) in seen:
             lost.append(one._replace(kind="again"))
         elif whole[one.value] > 0:
             whole[one.value] -= 1
@@ -437,7 +437,8 @@ def _codex_item(item: dict[str, JSON], turn: str) -> Iterator[Raw]:
         else:
             # Some versions deliver another agent's instruction as if the model said it.
             is_answer = item.get("role") == "assistant" and not "".join(texts).startswith('{"author":')
-            yield from (Raw("answer" if is_answer else "prompt", turn, text) for text in texts if text)
+            if text := "\n".join(texts):
+                yield Raw("answer" if is_answer else "prompt", turn, text)
         yield from (Raw("media", None, part) for part in media)
 
 

@@ -40,7 +40,8 @@ def load_rollouts(
         streaming: rows as they are read, without a cache.
         num_proc: processes that read, each its share of the files.
         options: fields of `RolloutConfig` (`recursive`, `file_pattern`, `history`, `branches`, `internal`,
-            `on_bad_files`) and arguments of `datasets.load_dataset` (`cache_dir`, `token`, …).
+            `on_bad_files`) and arguments of `datasets.load_dataset` such as `cache_dir`. Credentials for
+            addresses come from where `hf auth login` and fsspec keep them.
 
     Raises:
         SourceError: nothing to read there.
@@ -50,7 +51,7 @@ def load_rollouts(
     listed = [places] if isinstance(places, (str, os.PathLike)) else list(places)
     if not listed:
         raise SourceError("no source given; name files, folders or addresses, or None for the default folders")
-    files = [_pinned(os.fspath(place), options.get("token")) for place in listed]
+    files = [_pinned(os.fspath(place)) for place in listed]
     return datasets.load_dataset(
         NAME, format, data_files=files, split=split, streaming=streaming, num_proc=num_proc, **options
     )
@@ -106,11 +107,11 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def _pinned(place: str, token: str | bool | None) -> str:
+def _pinned(place: str) -> str:
     """A Hub address with the commit it means now, as `datasets` does not notice a change behind a branch name."""
     head, slash, rest = place.partition("hf://datasets/")
     parts = rest.split("/", 2)
     if head or not slash or len(parts) < 2 or "@" in parts[1]:
         return place
-    sha = HfApi(token=token).dataset_info("/".join(parts[:2])).sha
+    sha = HfApi().dataset_info("/".join(parts[:2])).sha
     return "/".join([f"hf://datasets/{parts[0]}", f"{parts[1]}@{sha}", *parts[2:]])

@@ -405,6 +405,20 @@ def test_cited_sentences_are_one_text(tmp_path: Path) -> None:
     assert audit(Source(str(put(tmp_path / "s.jsonl", lines(*records))))).problems == []
 
 
+def test_the_same_part_twice(tmp_path: Path) -> None:
+    """A user's is there twice; one of an answer is a fragment written again, and there once."""
+    records = claude_records("s")
+    twice = [{"type": "text", "text": "Tulips!"}] * 2
+    records[0]["message"]["content"] = records[-1]["message"]["content"] = twice
+    found = audit(Source(str(put(tmp_path / "s.jsonl", lines(*records)))))
+    assert (found.problems, found.raw["text"], found.rows["text"]) == ([], 4, 3)
+    records = [orjson.loads(line) for line in codex("t").splitlines()]
+    for record in (records[2], records[5]):
+        record["payload"]["content"] *= 2
+    found = audit(Source(str(put(tmp_path / "t.jsonl", lines(*records)))))
+    assert (found.problems, found.raw["text"], found.rows["text"]) == ([], 2, 2)
+
+
 def test_time_is_linear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the number of messages, and in the number of parts of one; what reading takes is not its doing."""
 

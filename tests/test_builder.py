@@ -776,3 +776,9 @@ def test_other_builders_still_work(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert load_dataset(str(tmp_path / "j"), split="train")["n"][:] == [1, 2]
     monkeypatch.chdir(tmp_path / "d")
     assert load_dataset("csv", split="test")["n"][:] == [3]
+
+
+@pytest.mark.parametrize("option", [{"token": "hf_x"}, {"storage_options": {"key": "x"}}])
+def test_credentials_that_would_not_be_used_are_refused(folder: Path, option: dict[str, Any]) -> None:
+    with pytest.raises(SourceError, match="HF_TOKEN"):
+        load(folder, **option)
