@@ -62,14 +62,14 @@ class FileAudit:
         return texts - self.skipped["tool_result: withdrawn"]
 
 
-def audit(source: Source) -> FileAudit:
+def audit(source: Source, format: str = "auto") -> FileAudit:
     """Compare the records of one file with its rows, in time linear in its size.
 
     Raises:
-        FormatError: no format, or several, claim the file.
+        FormatError: the file is not of the format (of any, or of several, with `auto`).
     """
-    name = detect(source) or "none"
-    rollouts = list(read(source))
+    rollouts = list(read(source, format))
+    name = detect(source) or ""
     found = FileAudit(source.path, name, rollouts=sum(map(bool, rollouts)))
     raw: defaultdict[str, list[Raw]] = defaultdict(list)
     for one in RAW[name](source):

@@ -43,7 +43,7 @@ TEMPLATE_OPTIONS: dict[str, dict[str, JSON]] = {
     "cohere2": _WRITTEN_CALLS,
     "deepseek_r1_distill": _WRITTEN_CALLS,  # drops calls
     "deepseekv3": _WRITTEN_CALLS,  # the original wants arguments as JSON text, its training twin takes objects
-    "deepseekv3_training": {},
+    "deepseekv3_training": _WRITTEN_CALLS,  # it takes objects, but loses the text before a second turn's calls
     "gemma": {"calls": "text", "first_system": "user"},  # roles must alternate, no tool and no system role
     "gemma3": _WRITTEN_CALLS,
     "gptoss": {"parallel_calls": False, "reasoning": "join"},  # drops all calls but one; one text beside a call

@@ -6,7 +6,8 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -20,8 +21,8 @@ from agent_rollouts.distill.write import check_output, write_dataset
 from agent_rollouts.errors import AgentRolloutsError, FormatError
 from agent_rollouts.formats import read
 from agent_rollouts.loading import default_roots
-from agent_rollouts.rollout import HISTORIES, Rollout
-from agent_rollouts.source import find, open_sources
+from agent_rollouts.rollout import HISTORIES
+from agent_rollouts.source import each, find, reason
 
 DEMO = Path(__file__).parent / "demo"
 
@@ -116,8 +117,9 @@ def _inspect(source: Sequence[str], format: str, file_pattern: str | None, recur
     skipped: Counter[str] = Counter()
     dates: list[str] = []
     bad: list[str] = []
+    rules = file_rules(format, file_pattern)
     for path in _files(source, format, file_pattern, recursive):
-        for rollout in _rollouts(path, format, bad):
+        for rollout in each(path, lambda found: read(found, format), _noting(bad), **rules):
             counts = by_format.setdefault(rollout.source_kind, Counter())
             skipped += rollout.skipped
             if not rollout:
@@ -153,8 +155,17 @@ def _audit(source: Sequence[str], format: str, file_pattern: str | None, recursi
     total = FileAudit("", "")
     problems = files = 0
     bad: list[str] = []
+    unread: list[FileAudit] = []
+
+    def note(path: str, error: Exception) -> None:
+        if isinstance(error, FormatError):
+            bad.append(str(error))
+        else:
+            unread.append(FileAudit(path, "", problems=[f"cannot be read: {type(error).__name__}: {error}"]))
+
     for path in _files(source, format, file_pattern, recursive):
-        for found in _audits(path, format, bad):
+        audited = each(path, lambda found: [audit(found, format)], note, **file_rules(format, file_pattern))
+        for found in chain(audited, unread):
             files += 1
             total.rollouts += found.rollouts
             total.raw += found.raw
@@ -163,6 +174,7 @@ def _audit(source: Sequence[str], format: str, file_pattern: str | None, recursi
             problems += bool(found.problems)
             for problem in found.problems:
                 click.echo(f"{found.path}: {problem}")
+        unread.clear()
     click.echo(f"{files:,} files, {total.rollouts:,} rollouts, {problems:,} files with problems")
     for kind in KINDS:
         counted = total.counted(kind)
@@ -189,31 +201,8 @@ def _files(source: Sequence[str], format: str, pattern: str | None, recursive: b
     return find(list(source) or default_roots(format), **file_rules(format, pattern), recursive=recursive)
 
 
-def _rollouts(path: str, format: str, bad: list[str]) -> Iterator[Rollout]:
-    try:
-        for source in open_sources(path):
-            try:
-                yield from read(source, format)
-            except FormatError as error:
-                bad.append(str(error))
-    except Exception as error:  # one bad file must not hide the others
-        bad.append(f"{path}: {type(error).__name__}: {error}")
-
-
-def _audits(path: str, format: str, bad: list[str]) -> Iterator[FileAudit]:
-    try:
-        for source in open_sources(path):
-            try:
-                found = audit(source)
-            except FormatError as error:
-                bad.append(str(error))
-                continue
-            if format in ("auto", found.format):
-                yield found
-            else:
-                bad.append(f"{source.path} is {found.format}, not {format}")
-    except Exception as error:  # one bad file must not hide the others
-        yield FileAudit(path, "", problems=[f"cannot be read: {type(error).__name__}: {error}"])
+def _noting(bad: list[str]) -> Callable[[str, Exception], None]:
+    return lambda path, error: bad.append(reason(path, error))
 
 
 def _shown(path: str) -> str:
@@ -245,7 +234,7 @@ def _counts(title: str, counts: Counter[str]) -> None:
 
 
 def _bad_files(bad: list[str]) -> None:
-    for reason in bad[:10]:
-        click.echo(f"left out: {reason}", err=True)
+    for why in bad[:10]:
+        click.echo(f"left out: {why}", err=True)
     if len(bad) > 10:
         click.echo(f"left out: {len(bad) - 10} more files", err=True)

@@ -92,6 +92,14 @@ class _Turn:
         self.reason = at.weight_reason
         self.phase = at.phase
 
+    def has(self, text: str) -> bool:
+        """Whether this text is a part of the answer already: parts are written again on resume."""
+        return text in self.texts
+
+    def has_thought(self, text: str) -> bool:
+        """The same for reasoning."""
+        return text in self.thoughts
+
     def message(self) -> dict[str, JSON]:
         text = self.texts[0] if self.texts else ""
         for joiner, more in zip(self.joiners[1:], self.texts[1:], strict=True):
@@ -151,7 +159,7 @@ class Transcript:
         at, role, text, media, joiner = event
         if role == "assistant":
             turn = self._turn(at)
-            if text and text not in turn.texts:
+            if text and not turn.has(text):
                 turn.texts.append(text)
                 turn.joiners.append(joiner)
             elif text:
@@ -170,7 +178,7 @@ class Transcript:
     def think(self, event: Thought) -> None:
         """Reasoning of the open answer."""
         turn = self._turn(event.at)
-        if event.text in turn.thoughts:
+        if turn.has_thought(event.text):
             self.skipped["reasoning: repeated part"] += 1
         elif event.text:
             turn.thoughts.append(event.text)
@@ -436,6 +444,14 @@ class _Reopened(_Turn):
         self.phase = message.get("phase")
         self.at = At(message.get("id"), message.get("timestamp"), origin=message.get("origin"))
         self.node = -1
+
+    def has(self, text: str) -> bool:
+        """Whether this text is a part already; the parts were joined, so that it must stand on lines of its own."""
+        return any(f"\n{text}\n" in f"\n{known}\n" for known in self.texts)
+
+    def has_thought(self, text: str) -> bool:
+        """The same for reasoning."""
+        return any(f"\n{text}\n" in f"\n{known}\n" for known in self.thoughts)
 
     def changed(self) -> bool:
         return self.message() != self.before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -417,28 +416,6 @@ def test_the_same_part_twice(tmp_path: Path) -> None:
         record["payload"]["content"] *= 2
     found = audit(Source(str(put(tmp_path / "t.jsonl", lines(*records)))))
     assert (found.problems, found.raw["text"], found.rows["text"]) == ([], 2, 2)
-
-
-def test_time_is_linear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the number of messages, and in the number of parts of one; what reading takes is not its doing."""
-
-    def seconds(size: int) -> float:
-        records = claude_records("s")
-        cited = [{"type": "text", "text": f"Bed {number}.\nOf ", "citations": [{}]} for number in range(size)]
-        records[-1]["message"]["content"] = cited
-        for number in range(size // 5):
-            records += claude_records("s", key=f"k{number}", answer=f"Answer {number}")
-        source = Source(str(put(tmp_path / "s.jsonl", lines(*records))))
-        rollouts = list(read(source))
-        monkeypatch.setattr(agent_rollouts.audit, "read", lambda _: rollouts)
-        start = time.process_time()
-        found = audit(source)
-        assert found.problems == []
-        assert found.raw["text"] == 1 + size + 2 * (size // 5)
-        return time.process_time() - start
-
-    few, many = seconds(1_000), seconds(8_000)
-    assert many < 20 * few  # 8 times the size; square would be 64 times the time
 
 
 def test_unreadable_records_are_no_problem(tmp_path: Path) -> None:

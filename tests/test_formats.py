@@ -17,7 +17,9 @@ from agent_rollouts.source import find, open_sources
 from tests.conftest import FIXTURES, hold_golden
 
 CASES = sorted(path for path in FIXTURES.glob("*/*") if path.parent.name in DECODERS and path.is_dir())
-GOLDENS = sorted({case / "expected.json" for case in CASES} | {g for case in CASES for g in case.glob("expected.*.json")})
+GOLDENS = sorted(
+    {case / "expected.json" for case in CASES} | {g for case in CASES for g in case.glob("expected.*.json")}
+)
 OPTIONS: dict[str, dict[str, str]] = {
     "expected.json": {},
     "expected.segments.json": {"history": "segments"},
@@ -40,7 +42,9 @@ def rows_of(case: Path, **options: str) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.parametrize("golden", GOLDENS, ids=lambda path: f"{path.parent.parent.name}/{path.parent.name}/{path.name}")
+@pytest.mark.parametrize(
+    "golden", GOLDENS, ids=lambda path: f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
+)
 def test_golden(golden: Path, regen: bool) -> None:
     rows = rows_of(golden.parent, **OPTIONS[golden.name])
     hold_golden(golden, rows, regen)

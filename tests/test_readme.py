@@ -29,11 +29,15 @@ def blocks() -> dict[str, str]:
         "formats": table(
             ("format", "what it is", "default folder", "files"),
             [
-                (f"`{c.name}`", f"[{c.title}]({c.homepage})", " ".join(f"`{r}`" for r in c.roots) or "none",
-                 " ".join(f"`{p}`" for p in c.patterns))
+                (
+                    f"`{c.name}`",
+                    f"[{c.title}]({c.homepage})",
+                    " ".join(f"`{r}`" for r in c.roots) or "none",
+                    " ".join(f"`{p}`" for p in c.patterns),
+                )
                 for c in known
             ],
-        ),  # fmt: skip
+        ),
         "fields": table(
             ("column", *(f"`{c.name}`" for c in known)),
             [(f"`{name}`", *(c.fields[name] for c in known)) for name in known[0].fields],

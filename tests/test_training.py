@@ -203,8 +203,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.jinja")), ids=lambda path: path.stem)
 def test_templates_render_what_distill_wrote(template: Path, distilled: Dataset) -> None:
     options = of_family(TEMPLATE_OPTIONS, template, {})
-    # deepseekv3's forgets after the first turn with calls that a turn may begin with text.
-    beside_a_call = "text beside a call" in of_family(LOST, template, set()) or template.stem == "deepseekv3_training"
+    beside_a_call = "text beside a call" in of_family(LOST, template, set())
     for row in exact(distilled):
         # As they stand where the template needs no options: they have been through `to_chat` already.
         text = render(template, to_chat(row["messages"], **options) if options else row["messages"], row["tools"])

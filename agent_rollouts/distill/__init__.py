@@ -15,11 +15,11 @@ import orjson
 from datasets import Features, Json, List, Value
 
 from agent_rollouts.chat import to_chat
-from agent_rollouts.errors import FormatError
+from agent_rollouts.configs import file_rules
 from agent_rollouts.features import prompt_count
 from agent_rollouts.formats import read
 from agent_rollouts.rollout import Rollout
-from agent_rollouts.source import open_sources
+from agent_rollouts.source import each, reason
 
 SFT_FEATURES = Features(
     {
@@ -97,8 +97,8 @@ def distill(
             continue
         report.rollouts += 1
         messages = list(rollout.messages)
-        if reason := _why_not(rollout, messages, internal):
-            report.removed[reason] += 1
+        if why := _why_not(rollout, messages, internal):
+            report.removed[why] += 1
             continue
         chat = to_chat(messages)
         texts = [orjson.dumps(message) for message in chat]
@@ -117,16 +117,12 @@ def distill(
 
 
 def _rollouts(files: Iterable[str], format: str, history: str, report: Report) -> Iterator[Rollout]:
+    def note(path: str, error: Exception) -> None:
+        report.bad_files[path] = reason(path, error)
+
     for path in files:
         report.files += 1
-        try:
-            for source in open_sources(path):
-                try:
-                    yield from read(source, format, history=history)
-                except FormatError as error:
-                    report.bad_files[source.path] = str(error)
-        except Exception as error:  # whatever is wrong with one file must not cost the others
-            report.bad_files[path] = f"{path}: {type(error).__name__}: {error}"
+        yield from each(path, lambda source: read(source, format, history=history), note, **file_rules(format))
 
 
 def _why_not(rollout: Rollout, messages: list[dict[str, Any]], internal: bool) -> str | None:
