@@ -107,7 +107,7 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             if kwargs.get(name):
                 raise SourceError(
                     f"{name}= does not reach the addresses that are read here: log in with `hf auth login` or set "
-                    "HF_TOKEN; for s3:// and others use their environment variables or fsspec's configuration (FSSPEC_…)"
+                    "HF_TOKEN; for s3:// and others use environment variables or fsspec's configuration (FSSPEC_…)"
                 )
         if not isinstance(data_files, DataFilesDict):
             rules: dict[str, Any] = file_rules(config_name or self.DEFAULT_CONFIG_NAME, kwargs.get("file_pattern"))
