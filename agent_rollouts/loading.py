@@ -14,8 +14,9 @@ import datasets.load
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from huggingface_hub import HfApi
 
-from agent_rollouts.configs import FOLDER, selected
+from agent_rollouts.configs import FOLDER, file_rules, selected
 from agent_rollouts.errors import SourceError
+from agent_rollouts.source import find
 
 NAME = "agent_rollouts"
 _MODULE = "agent_rollouts.agent_rollouts"
@@ -58,18 +59,26 @@ def load_rollouts(
 
 
 def default_roots(format: str = "auto") -> list[str]:
-    """The default folders of a format that are there on this machine.
+    """The default folders of a format that are there on this machine and hold files of it.
 
     Raises:
-        SourceError: none is.
+        SourceError: none does.
         FormatError: an unknown format.
     """
     chosen = selected(format)
-    roots = [root for config in chosen for root in config.existing_roots()]
+    roots = [root for config in chosen for root in config.existing_roots() if _holds_files(root, config.name)]
     if not roots:
         looked = ", ".join(root for config in chosen for root in config.roots)
-        raise SourceError(f"none of the default folders exists ({looked or 'there is none'}); name a source")
+        raise SourceError(f"none of the default folders holds sessions ({looked or 'there is none'}); name a source")
     return roots
+
+
+def _holds_files(root: str, format: str) -> bool:
+    try:
+        rules = file_rules(format)
+        return bool(find(root, patterns=rules["patterns"], ignored=rules["ignored"]))
+    except SourceError:
+        return False
 
 
 def register() -> None:

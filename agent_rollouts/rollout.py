@@ -32,7 +32,16 @@ from agent_rollouts.events import (
     Used,
 )
 from agent_rollouts.features import USAGE
-from agent_rollouts.transcript import Messages, Slot, Transcript, instant_text, is_earlier
+from agent_rollouts.transcript import (
+    Messages,
+    Slot,
+    Transcript,
+    instant_text,
+    is_earlier,
+    mark_copied,
+    within,
+    without,
+)
 
 HISTORIES = ("full", "segments", "context")
 BRANCHES = ("active", "all")
@@ -193,20 +202,31 @@ class _Draft:
     def _compact(self, event: Compacted) -> None:
         transcript = self.transcript
         transcript.close_turn()
-        kept = [slot for slot in transcript.placed() if slot.node in event.kept] if event.kept else []
-        self.compactions.append((event.note, len(transcript.placed())))
+        kept = within(transcript.placed(), event.kept) if event.kept else []
+        self.compactions.append((event.note, len(transcript.slots)))
         if self.history != "full":
             self.transcript = Transcript(self.skipped, transcript)
             self.windows.append(self.transcript)
         for inner in event.context:
             self.take(type(inner), inner)
         if self.history != "full" and kept:
-            self.transcript.close_turn()
-            messages, media = transcript.messages(kept, lambda _, message: _copied(message))
-            for slot, message in zip(kept, messages, strict=True):
-                if "media" in message:
-                    message["media"] = self.transcript.keep([media[i] for i in message["media"]])
-                self.transcript.slots.append(self.transcript.store(slot.node, message))
+            self.transcript.adopt(transcript, kept)
+
+    def _rewind(self, event: Rewound) -> None:
+        """Withdraw turns; one that was compacted on its way takes its compaction with it, as Codex does."""
+        window = self.transcript
+        window.close_turn()
+        own = sum(slot.is_prompt and not slot.is_copy for slot in window.slots)
+        if len(self.windows) > 1 and event.user_turns > own:
+            window.lose((slot for slot in window.placed() if not slot.is_copy), "withdrawn")
+            self.windows.pop()
+            self.compactions.pop()
+            self.transcript = self.windows[-1]
+            self._rewind(Rewound(event.user_turns - own))
+            return
+        window.rewind(event)
+        if self.history == "full":
+            self.compactions = [(note, place) for note, place in self.compactions if place <= len(window.slots)]
 
     def finish(self) -> Iterator[Rollout]:
         for window in self.windows:
@@ -222,7 +242,7 @@ class _Draft:
             lines.append([])
             shown: set[int] = set()
             for hidden in (self.branched.hidden, *(self.branched.others if self.branches == "all" else ())):
-                line = _without(slots, hidden)
+                line = without(slots, hidden)
                 if not lines[-1] or {id(slot) for slot in line} - shown:
                     lines[-1].append((line, set(shown)))
                     shown |= {id(slot) for slot in line}
@@ -239,7 +259,7 @@ class _Draft:
     ) -> Rollout:
         def copy(slot: Slot, message: dict[str, JSON]) -> None:
             if copied and id(slot) in copied:
-                _copied(message)
+                mark_copied(message)
 
         messages, media = window.messages(slots, copy if copied else None)
         first = number == 0
@@ -253,7 +273,7 @@ class _Draft:
             meta["models"] = self.models
         if self.compactions:
             meta["compactions"] = [
-                {**note, "message_index": len(_without(window.placed()[:place], self.branched.hidden))}
+                {**note, "message_index": window.shown_before(place, slots)}
                 if self.history == "full"
                 else {**note, "segment": segment}
                 for segment, (note, place) in enumerate(self.compactions, 1)
@@ -295,7 +315,7 @@ _OTHERS: dict[type, Callable[[_Draft, Any], None]] = {
     Skipped: _Draft._skip,
     Branched: _Draft._branch,
     Compacted: _Draft._compact,
-    Rewound: lambda draft, event: draft.transcript.rewind(event),
+    Rewound: _Draft._rewind,
     Interrupted: lambda draft, event: draft.transcript.interrupt(event),
 }
 
@@ -320,15 +340,6 @@ _FACTS: dict[str, type | tuple[type, ...]] = {
     "reward": (int, float),
     "internal": str,
 }
-
-
-def _without(slots: list[Slot], hidden: frozenset[int]) -> list[Slot]:
-    return [slot for slot in slots if slot.node not in hidden] if hidden else slots
-
-
-def _copied(message: dict[str, JSON]) -> None:
-    message["weight"] = 0
-    message["weight_reason"] = "copied_context"
 
 
 def _final(messages: Messages, slots: list[Slot]) -> str | None:

@@ -78,7 +78,7 @@ class Source:
             return
         if self._member is not None:
             with self._member() as member:
-                yield _decompressed(_stepwise(member), _suffix(self.path))
+                yield _decompressed(_stepwise(member), _suffix(self.path.rpartition("::")[2]))
             return
         with _open_raw(self.path) as raw:
             yield _decompressed(raw, _suffix(self.path))
@@ -425,7 +425,8 @@ def _below_address(place: str, recursive: bool) -> _Below | None:
         raise SourceError(f"{place} does not exist, or may not be read with the credentials at hand")
 
     def address(inner: str) -> str:
-        return inner if "://" in inner else prefix + inner.lstrip("/")
+        # Of local files the slash at the start is a part of the path.
+        return inner if "://" in inner else prefix + (inner if "file" in fs.protocol else inner.lstrip("/"))
 
     return _Below([address(found) for found in paths], address(base), is_glob, further)
 
@@ -458,6 +459,8 @@ def _without_copies(paths: list[str]) -> list[str]:
 
 
 def _suffix(path: str) -> str:
+    if "://" in path.partition("::")[0]:
+        path = path.partition("::")[0]  # `zip://a.jsonl::b.zip` is the file a.jsonl
     return next((suffix for suffix in _SUFFIXES if path.endswith(suffix)), "")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import overload
 
@@ -52,12 +52,13 @@ class Messages(Sequence[dict[str, JSON]]):
 class Slot:
     """A finished message: where its text lies in the log, and what must be known of it without parsing."""
 
-    __slots__ = ("calls", "end", "is_prompt", "media", "node", "reasoning", "role", "start")
+    __slots__ = ("calls", "end", "is_copy", "is_prompt", "media", "nodes", "reasoning", "role", "start")
 
-    def __init__(self, start: int, end: int, node: int, message: dict[str, JSON]) -> None:
+    def __init__(self, start: int, end: int, nodes: tuple[int, ...], message: dict[str, JSON]) -> None:
         self.start = start
         self.end = end
-        self.node = node
+        self.nodes = nodes
+        self.is_copy = message.get("weight_reason") == "copied_context"
         self.role: str = message["role"]
         self.media: Sequence[int] = message.get("media", ())
         self.calls = 0
@@ -75,30 +76,35 @@ class _Turn:
     """The assistant message that is being put together, and the results of its calls."""
 
     __slots__ = (
-        "at", "calls", "index", "joiners", "key", "media", "node", "phase", "reason", "results", "texts", "thoughts",
+        "at", "calls", "index", "joiners", "key", "media", "nodes", "phase", "reason", "results", "texts", "thoughts",
     )  # fmt: skip
 
     def __init__(self, key: str | int | None, at: At, index: int) -> None:
         self.key = key
         self.at = at
         self.index = index
-        self.node = at.node
+        self.nodes = [at.node]
         self.texts: list[str] = []
         self.joiners: list[str] = []
         self.thoughts: list[str] = []
         self.calls: list[dict[str, JSON]] = []
-        self.results: dict[str, tuple[int, dict[str, JSON]]] = {}
+        self.results: dict[str, tuple[tuple[int, ...], dict[str, JSON]]] = {}
         self.media: list[int] = []
         self.reason = at.weight_reason
         self.phase = at.phase
 
+    def add(self, node: int) -> None:
+        """A record that a part of the answer came from."""
+        if node != self.nodes[-1]:
+            self.nodes.append(node)
+
     def has(self, text: str) -> bool:
-        """Whether this text is a part of the answer already: parts are written again on resume."""
-        return text in self.texts
+        """Whether this is a part already: where answers have ids, parts are written again on resume."""
+        return self.key is not None and text in self.texts
 
     def has_thought(self, text: str) -> bool:
         """The same for reasoning."""
-        return text in self.thoughts
+        return self.key is not None and text in self.thoughts
 
     def message(self) -> dict[str, JSON]:
         text = self.texts[0] if self.texts else ""
@@ -110,6 +116,33 @@ class _Turn:
         if self.calls:
             message["tool_calls"] = self.calls
         return _stamped(message, self.at, self.media, self.reason, self.phase)
+
+
+def mark_copied(message: dict[str, JSON]) -> None:
+    """Weight 0: the row has the message as context, and another owns it."""
+    message["weight"] = 0
+    message["weight_reason"] = "copied_context"
+
+
+def without(slots: list[Slot], hidden: frozenset[int]) -> list[Slot]:
+    """The messages that no hidden record is part of; results go with the call that they answer."""
+    return [slot for slot, is_in in _membership(slots, hidden) if not is_in] if hidden else slots
+
+
+def within(slots: list[Slot], kept: frozenset[int]) -> list[Slot]:
+    """The messages that a kept record is part of, and the results of their calls."""
+    return [slot for slot, is_in in _membership(slots, kept) if is_in]
+
+
+def _membership(slots: list[Slot], nodes: frozenset[int]) -> Iterator[tuple[Slot, bool]]:
+    call_is_in = False
+    for slot in slots:
+        is_in = not nodes.isdisjoint(slot.nodes)
+        if slot.role == "tool":
+            is_in = is_in or call_is_in
+        else:
+            call_is_in = is_in and slot.role == "assistant"
+        yield slot, is_in
 
 
 def _stamped(
@@ -141,7 +174,7 @@ class Transcript:
         self.late: dict[int, list[Slot]] = {}
         self.moved = False
         self.turn: _Turn | None = None
-        self.tail: list[tuple[int, dict[str, JSON]]] = []
+        self.tail: list[tuple[tuple[int, ...], dict[str, JSON]]] = []
         self.turn_slots: dict[str | int, int] = {}
         self.call_slots: dict[str, tuple[int, str]] = {}
         self.returned: set[str] = set()
@@ -149,8 +182,15 @@ class Transcript:
         self.renamed: dict[str, str] = {}
         self.media: list[Media] = []
         self.skipped = skipped
-        # Responses of earlier windows: what comes of them again is a copy.
-        self.earlier: set[str | int] = (earlier.earlier | set(earlier.turn_slots)) if earlier else set()
+        self.before = earlier
+
+    def is_earlier_turn(self, key: str | int) -> bool:
+        """Whether the answer `key` began in an earlier window: what comes of it again is a copy."""
+        return self.before is not None and (key in self.before.turn_slots or self.before.is_earlier_turn(key))
+
+    def knows(self, call_id: str) -> bool:
+        """Whether a call is in this window or an earlier one."""
+        return call_id in self.call_slots or (self.before is not None and self.before.knows(call_id))
 
     # -- what the events bring ------------------------------------------------------------------
 
@@ -162,6 +202,7 @@ class Transcript:
             if text and not turn.has(text):
                 turn.texts.append(text)
                 turn.joiners.append(joiner)
+                turn.add(at.node)
             elif text:
                 self.skipped["text: repeated part"] += 1
             if media:
@@ -171,7 +212,7 @@ class Transcript:
         kept = self.keep(media) if media else ()
         message = _stamped({"role": role, "content": text}, at, kept, at.weight_reason)
         # What is said while calls are out stands behind their results.
-        self.tail.append((at.node, message))
+        self.tail.append(((at.node,), message))
         if self.turn is None:
             self._flush_tail()
 
@@ -182,6 +223,7 @@ class Transcript:
             self.skipped["reasoning: repeated part"] += 1
         elif event.text:
             turn.thoughts.append(event.text)
+            turn.add(event.at.node)
 
     def call(self, event: Called) -> None:
         """A call of the open answer; its id becomes unique within the window."""
@@ -203,6 +245,7 @@ class Transcript:
             self.renamed[original] = call_id
             self.skipped["id: duplicate call id renamed"] += 1
         self.call_slots[call_id] = (turn.index, name)
+        turn.add(at.node)
         turn.calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
 
     def result(self, event: Returned) -> None:
@@ -212,6 +255,9 @@ class Transcript:
             call_id = self._next_unanswered()
         call_id = self.renamed.get(call_id, call_id)
         place = self.call_slots.get(call_id)
+        if place is None and self.before is not None and self.before.knows(call_id):
+            self.before.result(event)
+            return
         if place is None:
             self.skipped["tool_result: orphan"] += 1
             self._lose(media)
@@ -228,9 +274,9 @@ class Transcript:
         message = _stamped(message, at, self.keep(media) if media else (), at.weight_reason)
         turn = self.turn
         if turn is not None and index == turn.index and type(turn) is not _Reopened:
-            turn.results[call_id] = (at.node, message)
+            turn.results[call_id] = ((at.node,), message)
         else:
-            self.late.setdefault(index, []).append(self.store(at.node, message))
+            self.late.setdefault(index, []).append(self.store((at.node,), message))
 
     def _next_unanswered(self) -> str:
         """The call that a result without an id answers: the first of those without one, else of all."""
@@ -249,7 +295,7 @@ class Transcript:
             message = self._read(self.slots[index])
             message.setdefault("weight", 0)
             message.setdefault("weight_reason", event.reason)
-            self._replace(index, message)
+            self._replace(index, message, self.slots[index].nodes)
 
     def rewind(self, event: Rewound) -> None:
         """Drop the last turns; with fewer prompts than were rolled back, all from the first one on."""
@@ -270,8 +316,25 @@ class Transcript:
         self.call_slots = {k: v for k, v in self.call_slots.items() if v[0] < index}
         self.turn_slots = {k: v for k, v in self.turn_slots.items() if v < index}
         self.returned &= set(self.call_slots)
+        self.renamed = {k: v for k, v in self.renamed.items() if v in self.call_slots}
         # A hole in the log or among the media means that the row must be put together anew.
         self.moved = True
+
+    def adopt(self, source: Transcript, slots: Sequence[Slot]) -> None:
+        """Copies of messages of an earlier window, which stayed in the context without being written again."""
+        self.close_turn()
+        messages, media = source.messages(slots, lambda _, message: mark_copied(message))
+        for slot, message in zip(slots, messages, strict=True):
+            index = len(self.slots)
+            if "media" in message:
+                message["media"] = self.keep([media[i] for i in message["media"]])
+            if slot.role == "assistant" and "id" in message:
+                self.turn_slots[message["id"]] = index
+            for call in message.get("tool_calls", ()):
+                self.call_slots[call["id"]] = (index, call["function"]["name"])
+            if slot.role == "tool":
+                self.returned.add(message["tool_call_id"])
+            self.slots.append(self.store(slot.nodes, message))
 
     # -- the open turn ---------------------------------------------------------------------------
 
@@ -287,7 +350,7 @@ class Transcript:
             self.turn = self._reopen(key, at)
         else:
             self.turn = _Turn(key, at, len(self.slots))
-            if key is not None and key in self.earlier:
+            if key is not None and self.is_earlier_turn(key):
                 self.turn.reason = self.turn.reason or "copied_context"
         return self.turn
 
@@ -295,7 +358,9 @@ class Transcript:
         """A part of a message that was thought finished: it goes back to being open, in its old place."""
         index = self.turn_slots[key]
         slot = self.slots[index]
-        return _Reopened(key, at, index, self._read(slot))
+        turn = _Reopened(key, at, index, self._read(slot))
+        turn.nodes = list(slot.nodes)
+        return turn
 
     def close_turn(self) -> None:
         """Write the open answer with its results, and what was said meanwhile."""
@@ -304,34 +369,34 @@ class Transcript:
             self.turn = None
             if isinstance(turn, _Reopened):
                 if turn.changed():
-                    self._replace(turn.index, turn.message())
+                    self._replace(turn.index, turn.message(), tuple(turn.nodes))
             elif turn.texts or turn.thoughts or turn.calls or turn.media:
                 if turn.key is not None:
                     self.turn_slots[turn.key] = len(self.slots)
-                self.slots.append(self.store(turn.node, turn.message()))
+                self.slots.append(self.store(tuple(turn.nodes), turn.message()))
                 for call in turn.calls:
                     if found := turn.results.get(call["id"]):
                         self.slots.append(self.store(*found))
         self._flush_tail()
 
     def _flush_tail(self) -> None:
-        for node, message in self.tail:
-            self.slots.append(self.store(node, message))
+        for nodes, message in self.tail:
+            self.slots.append(self.store(nodes, message))
         self.tail.clear()
 
     # -- the log ---------------------------------------------------------------------------------
 
-    def store(self, node: int, message: dict[str, JSON]) -> Slot:
+    def store(self, nodes: tuple[int, ...], message: dict[str, JSON]) -> Slot:
         """Write a message to the end of the log."""
         start = len(self.log)
         try:
             self.log += orjson.dumps(message)
         except TypeError:
             self.log += orjson.dumps(_writable(message, self.skipped))
-        return Slot(start, len(self.log), node, message)
+        return Slot(start, len(self.log), nodes, message)
 
-    def _replace(self, index: int, message: dict[str, JSON]) -> None:
-        self.slots[index] = self.store(self.slots[index].node, message)
+    def _replace(self, index: int, message: dict[str, JSON], nodes: tuple[int, ...]) -> None:
+        self.slots[index] = self.store(nodes, message)
         self.moved = True
 
     def keep(self, media: Sequence[Media]) -> list[int]:
@@ -387,6 +452,14 @@ class Transcript:
         order = {call["id"]: number for number, call in enumerate(self._read(asked).get("tool_calls", ()))}
         return sorted(results, key=lambda slot: order[self._read(slot)["tool_call_id"]])
 
+    def shown_before(self, place: int, shown: Sequence[Slot]) -> int:
+        """How many of the shown messages stand before what arrived as number `place`."""
+        early = {id(slot) for slot in self.slots[:place]}
+        for index, late in self.late.items():
+            if index < place:
+                early.update(map(id, late))
+        return sum(id(slot) in early for slot in shown)
+
     def messages(
         self, slots: Sequence[Slot], change: Callable[[Slot, dict[str, JSON]], None] | None = None
     ) -> tuple[Messages, list[Media]]:
@@ -406,7 +479,7 @@ class Transcript:
         self, slots: Sequence[Slot], change: Callable[[Slot, dict[str, JSON]], None] | None
     ) -> tuple[Messages, list[Media]]:
         offsets = array("i", [0])
-        if not self.moved and change is None and len(slots) == len(self.slots):
+        if not self.moved and change is None and slots is self.slots:
             for slot in slots:
                 offsets.append(slot.end)
             return Messages(self.log, offsets), self.media
@@ -443,7 +516,6 @@ class _Reopened(_Turn):
         self.reason = message.get("weight_reason")
         self.phase = message.get("phase")
         self.at = At(message.get("id"), message.get("timestamp"), origin=message.get("origin"))
-        self.node = -1
 
     def has(self, text: str) -> bool:
         """Whether this text is a part already; the parts were joined, so that it must stand on lines of its own."""

@@ -438,7 +438,9 @@ def test_addresses_on_the_web(address: str) -> None:
 
 def test_default_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(SourceError, match=r"none of the default folders exists \(~/.claude/projects, .*name a source"):
+    with pytest.raises(
+        SourceError, match=r"none of the default folders holds sessions \(~/.claude/projects, .*name a source"
+    ):
         load_rollouts()
     put(tmp_path / ".claude/projects/-home-me-test/1.jsonl", claude("s1"))
     put(tmp_path / ".claude/projects/-home-me-test/sessions-index.json", b"{}")

@@ -89,6 +89,8 @@ _ORIGIN_OF_PREFIX = {
     "<local-command-caveat>": "caveat",
 }
 
+_WRAPPERS = frozenset({"<system-reminder>", "<ide_opened_file>", "<ide_selection>"})
+
 # Attachments whose text reached the model as it is logged; the others are drawn by the program, and not in the log.
 _ATTACHMENTS = {
     "hook_success": ("hook", "content"),
@@ -141,7 +143,7 @@ def decode(source: Source) -> Iterator[Event]:
     yield from events
 
 
-PROMPT, ANSWER, OTHER = range(3)
+PROMPT, ANSWER, RESULT, OTHER = range(4)
 IDLE, RUNNING, ANSWERING = range(3)  # what the model was at when the user stopped it
 
 
@@ -204,7 +206,7 @@ class _Session:
         self.enqueued: dict[str, int] = {}
         self.leaf_uuid: str | None = None
         self.retracted: set[str] = set()
-        self.prompts_of_calls: dict[str, str] = {}
+        self.prompts_of_calls: dict[str, list[str]] = {}
         self.agents_of_calls: dict[str, str] = {}
         self.delivered = -1, ""  # the attachment that brought a queued prompt last, and its text
         self.compacted = False
@@ -220,7 +222,11 @@ class _Session:
         """A record that is no message still is a link between messages."""
         uuid = record.get("uuid")
         if type(uuid) is str and uuid not in self.nodes:
-            self.nodes[uuid] = self.above(record)
+            above = self.above(record)
+            if above < 0 and self.main is not None and "parentUuid" in record and record["parentUuid"] is None:
+                self.place(record, OTHER)
+            else:
+                self.nodes[uuid] = above
 
     def place(self, record: dict[str, JSON], kind: int, turn: str | None = None) -> int:
         """The node of a message record, or -1 when the file holds that record already."""
@@ -343,7 +349,7 @@ class _Session:
         call_id = call_id if type(call_id) is str and call_id else None
         arguments = self._arguments(block.get("input"), position)
         if call_id and type(arguments) is dict and type(prompt := arguments.get("prompt")) is str:
-            self.prompts_of_calls.setdefault(prompt, call_id)
+            self.prompts_of_calls.setdefault(prompt, []).append(call_id)
         self.emit(Called(at, call_id, name, arguments))
 
     def _answer_block(self, at: At, block: JSON, position: int) -> None:
@@ -405,7 +411,7 @@ class _Session:
         text, media = _content(rest) if rest else ("", [])
         origin = _origin(record, text, rest) if text or media else None
         is_prompt = not results and (origin is None or origin == "custom_command")
-        node = self.place(record, PROMPT if is_prompt else OTHER)
+        node = self.place(record, PROMPT if is_prompt else RESULT if results else OTHER)
         if node < 0:
             self.emit(Skipped("record: repeated", _time(record)))
             return
@@ -465,6 +471,8 @@ class _Session:
 
     def _replay(self, at: At, text: str) -> At:
         """After a compaction kept messages are written again: new uuid, same time, same text."""
+        if at.timestamp is None:
+            return at
         mark = hash((at.timestamp, text))
         if self.compacted and mark in self.said:
             return at._replace(replayed=True)
@@ -638,7 +646,10 @@ class _Session:
                 if parent := self.source.beside(f"{folder}{session}.jsonl"):
                     agents, prompts = _spawns(parent.path, parent.stamp)
                     break
-        call_id = about.get("toolUseId") or agents.get(str(thread.agent_id)) or prompts.get(str(thread.first_prompt))
+        call_id = about.get("toolUseId") or agents.get(str(thread.agent_id))
+        if not call_id and (same := prompts.get(str(thread.first_prompt))):
+            # Of several calls with one prompt each made an agent, in their order.
+            call_id = same.pop(0) if len(same) > 1 else same[0]
         return {
             "spawned_by": call_id,
             "agent_type": about.get("agentType"),
@@ -663,10 +674,15 @@ class _Session:
                 else:
                     first[parent] = node
         forks = {}
+        # Commands and attachments count as the prompt that they lead to.
+        leads = list(self.kinds)
+        for node in reversed(range(len(leads))):
+            if leads[node] == OTHER and node in first:
+                leads[node] = leads[first[node]]
         for parent, children in many.items():
             ways: dict[str | int, list[int]] = {}
             for child in children:
-                if self.kinds[child] == PROMPT:
+                if leads[child] == PROMPT:
                     ways[child] = [child]
                 elif self.kinds[child] == ANSWER and self.turns[child] != self.turns[parent]:
                     ways.setdefault(str(self.turns[child]), []).append(child)
@@ -708,7 +724,7 @@ class _Session:
 
 
 @functools.lru_cache(maxsize=8)
-def _spawns(path: str, stamp: float) -> tuple[dict[str, str], dict[str, str]]:
+def _spawns(path: str, stamp: float) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Of a session file: agent id -> spawning call, and prompt -> call. Only lines that speak of agents are parsed."""
     session = _Session(Source(path))
     for line in session.source.lines():
@@ -746,6 +762,9 @@ def _origin_of_text(text: str) -> str | None:
         return None
     for prefix, origin in _ORIGIN_OF_PREFIX.items():
         if text.startswith(prefix):
+            if prefix in _WRAPPERS:
+                # The program puts these in front of prompts, too.
+                return None if text.rpartition(f"</{prefix[1:]}")[2].strip() else origin
             if origin != "command":
                 return origin
             name = text.partition("<command-name>")[2].partition("</command-name>")[0].strip().lstrip("/")

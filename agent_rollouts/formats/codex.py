@@ -158,7 +158,8 @@ class _Thread:
         self.base_may_repeat = False
         self.model: str | None = None
         self.knows_cwd = False
-        self.call_ids: set[str] = set()
+        self.call_ids: dict[str, int] = {}
+        self.answered_ids: set[str | None] = set()
         self.hosted_results: list[Event] = []
         self.last_search: str | None = None
         self.answered = False
@@ -471,6 +472,7 @@ class _Thread:
         events = self._settle()
         self.answered = False
         self.completed = None
+        self.call_ids.clear()  # what was withdrawn may be said again
         for _ in range(min(turns, len(self.prompts))):
             self.prompts_size -= len(self.prompts.pop().text)
         return [*events, rewound]
@@ -574,6 +576,8 @@ class _Thread:
                 return [Skipped("message: empty", self.stamp), *lost]
             return [Said(self._at(phase=_string(item.get("phase"))), "assistant", text, media), *lost]
         if role == "user":
+            if not text and not media:
+                return [Skipped("message: empty", self.stamp), *lost]
             return [Said(self._at(_origin_of(texts, media), id=item.get("id")), "user", text, media), *lost]
         if role == "developer":
             return [Said(self._at(_origin(text) or "reminder", id=item.get("id")), "system", text, media), *lost]
@@ -597,14 +601,18 @@ class _Thread:
                 return [Thought(self._at(), parts[0] if len(parts) == 1 else "\n\n".join(parts))]
         return [Skipped("reasoning: encrypted or empty", self.stamp)]
 
-    def _call(self, id: str | None, name: JSON, arguments: JSON) -> list[Event]:
+    def _call(self, id: str | None, name: JSON, arguments: JSON, raw: str | None = None) -> list[Event]:
         if type(name) is not str or not isinstance(arguments, (str, dict)):
             return [Skipped("tool_call: of unexpected shape", self.stamp)]
         if not self.replayed:
-            if id in self.call_ids:
-                return [Skipped("tool_call: duplicate", self.stamp)]
             if id is not None:
-                self.call_ids.add(id)
+                # The first of one id counts, until it is answered: some providers number calls anew in each response,
+                # and such a call is renamed when rows are made. The same call again is one written twice.
+                said = hash((name, raw))
+                if id in self.call_ids and (id not in self.answered_ids or self.call_ids[id] == said):
+                    return [Skipped("tool_call: duplicate", self.stamp)]
+                self.call_ids[id] = said
+                self.answered_ids.discard(id)
             self.counts["arguments_as_text"] += isinstance(arguments, str)
         return [Called(self._at(), id, name, arguments)]
 
@@ -618,7 +626,7 @@ class _Thread:
         namespace = item.get("namespace")
         if type(namespace) is str and type(name) is str:
             self.namespaces[name] = namespace
-        return self._call(_string(item.get("call_id")), name, arguments)
+        return self._call(_string(item.get("call_id")), name, arguments, _string(item.get("arguments")))
 
     def _custom_tool_call(self, item: dict[str, JSON]) -> list[Event]:
         name = item.get("name")
@@ -626,7 +634,7 @@ class _Thread:
             return [Skipped("tool_call: of unexpected shape", self.stamp)]
         if type(name) is str:
             self.custom_tools[name] = None
-        return self._call(_string(item.get("call_id")), name, {"input": item["input"]})
+        return self._call(_string(item.get("call_id")), name, {"input": item["input"]}, _string(item["input"]))
 
     def _local_shell_call(self, item: dict[str, JSON]) -> list[Event]:
         id = _string(item.get("call_id")) or _string(item.get("id"))
@@ -672,7 +680,8 @@ class _Thread:
         failed: bool | None = None
         if type(output) is str:
             at = At(None, self.stamp, None, -1, None, self.copied, self.replayed)
-            return [Returned(at, _string(item.get("call_id")), output)]
+            self.answered_ids.add(id := _string(item.get("call_id")))
+            return [Returned(at, id, output)]
         if isinstance(output, dict):
             if isinstance(output.get("success"), bool):
                 failed = not output["success"]
@@ -680,7 +689,8 @@ class _Thread:
         elif not isinstance(output, list) and output is not None:
             output = _json_text(output)
         text, media, lost = _content(output)
-        return [Returned(self._at(), _string(item.get("call_id")), text, media, failed), *lost]
+        self.answered_ids.add(id := _string(item.get("call_id")))
+        return [Returned(self._at(), id, text, media, failed), *lost]
 
     def _tool_search_output(self, item: dict[str, JSON]) -> list[Event]:
         id = _string(item.get("call_id")) or self.last_search
