@@ -173,6 +173,10 @@ def _same(raw: JSON, arguments: JSON) -> bool:
     return jsontext.exact_text(sides[0]) == jsontext.exact_text(sides[1])
 
 
+# Formats that write parts of an answer again when a session is resumed.
+_REWRITE = frozenset({"claude_code"})
+
+
 # -- text and reasoning -----------------------------------------------------------------------------
 
 
@@ -182,7 +186,7 @@ def _compare_texts(raw: dict[str, list[Raw]], texts: dict[str, list[Raw]], found
         shown = "reasoning" if kind == "reasoning" else "text"
         pieces = [one for one in raw[kind] if one.value]
         hidden = len(raw[kind]) - len(pieces)
-        missing, more = _lost(pieces, texts[kind])
+        missing, more = _lost(pieces, texts[kind], rewritten=found.format in _REWRITE)
         found.rows[shown] += len(pieces) - len(missing)
         # Repeated parts are counted one by one, what was withdrawn by the message.
         again = [one for one in missing if one.kind == "again"]
@@ -195,17 +199,18 @@ def _compare_texts(raw: dict[str, list[Raw]], texts: dict[str, list[Raw]], found
             found.problems.append(f"{shown}: {count} of {found.raw[shown]} in no row, {counted} skipped")
 
 
-def _lost(pieces: list[Raw], texts: list[Raw]) -> tuple[list[Raw], int]:
+def _lost(pieces: list[Raw], texts: list[Raw], *, rewritten: bool) -> tuple[list[Raw], int]:
     """Pieces that no text of the rows holds, and how many lines of the texts no piece accounts for.
 
     A text is a piece, or several of one message, joined by line breaks (cited sentences by nothing). Each
-    line of the rows can be used once. A piece that an answer has twice must not be found twice.
+    line of the rows can be used once. A piece that an answer has twice must not be found twice where pieces
+    are `rewritten`.
     """
     whole = Counter(one.value for one in texts)
     seen: set[tuple[str | None, str]] = set()
     lost, left = [], []
     for one in pieces:
-        if one.kind != "prompt" and (one.key, one.value) in seen:
+        if rewritten and one.kind != "prompt" and (one.key, one.value) in seen:
             lost.append(one._replace(kind="again"))
         elif whole[one.value] > 0:
             whole[one.value] -= 1

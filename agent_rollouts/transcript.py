@@ -324,16 +324,22 @@ class Transcript:
         """Copies of messages of an earlier window, which stayed in the context without being written again."""
         self.close_turn()
         messages, media = source.messages(slots, lambda _, message: mark_copied(message))
+        adopted: dict[str, tuple[int, str]] = {}
         for slot, message in zip(slots, messages, strict=True):
             index = len(self.slots)
+            calls = {call["id"]: (index, call["function"]["name"]) for call in message.get("tool_calls", ())}
+            if slot.role == "tool":
+                if message["tool_call_id"] not in adopted:
+                    continue
+                self.returned.add(message["tool_call_id"])
+            elif not self.call_slots.keys().isdisjoint(calls):
+                continue  # it was written again after all
+            adopted |= calls
+            self.call_slots |= calls
             if "media" in message:
                 message["media"] = self.keep([media[i] for i in message["media"]])
             if slot.role == "assistant" and "id" in message:
                 self.turn_slots[message["id"]] = index
-            for call in message.get("tool_calls", ()):
-                self.call_slots[call["id"]] = (index, call["function"]["name"])
-            if slot.role == "tool":
-                self.returned.add(message["tool_call_id"])
             self.slots.append(self.store(slot.nodes, message))
 
     # -- the open turn ---------------------------------------------------------------------------

@@ -223,7 +223,7 @@ class _Session:
         uuid = record.get("uuid")
         if type(uuid) is str and uuid not in self.nodes:
             above = self.above(record)
-            if above < 0 and self.main is not None and "parentUuid" in record and record["parentUuid"] is None:
+            if above < 0 and "parentUuid" in record and record["parentUuid"] is None:
                 self.place(record, OTHER)
             else:
                 self.nodes[uuid] = above
