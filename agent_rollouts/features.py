@@ -204,7 +204,9 @@ def table(rollouts: Sequence[Rollout]) -> pa.Table:
     arrays: list[pa.Array] = []
     for field in SCHEMA:
         if field.name == "messages":
-            arrays.append(pa.concat_arrays([_messages(rollout) for rollout in rollouts]))
+            messages = [_messages(rollout) for rollout in rollouts]
+            # Putting one array together would copy it, too.
+            arrays.append(pa.concat_arrays(messages) if len(messages) > 1 else messages[0])
         elif field.name == "tools":
             texts = [None if r.tools is None else [_text(tool) for tool in r.tools] for r in rollouts]
             arrays.append(pa.array(texts, pa.list_(pa.string())).cast(field.type))

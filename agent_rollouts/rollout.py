@@ -6,6 +6,7 @@ placed behind their calls, withdrawn turns removed, turns weighed and losses cou
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -272,8 +273,9 @@ class _Draft:
         if self.models:
             meta["models"] = self.models
         if self.compactions:
+            arrivals = window.arrivals(slots)
             meta["compactions"] = [
-                {**note, "message_index": window.shown_before(place, slots)}
+                {**note, "message_index": bisect_left(arrivals, place)}
                 if self.history == "full"
                 else {**note, "segment": segment}
                 for segment, (note, place) in enumerate(self.compactions, 1)

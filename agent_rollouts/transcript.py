@@ -458,13 +458,12 @@ class Transcript:
         order = {call["id"]: number for number, call in enumerate(self._read(asked).get("tool_calls", ()))}
         return sorted(results, key=lambda slot: order[self._read(slot)["tool_call_id"]])
 
-    def shown_before(self, place: int, shown: Sequence[Slot]) -> int:
-        """How many of the shown messages stand before what arrived as number `place`."""
-        early = {id(slot) for slot in self.slots[:place]}
-        for index, late in self.late.items():
-            if index < place:
-                early.update(map(id, late))
-        return sum(id(slot) in early for slot in shown)
+    def arrivals(self, shown: Sequence[Slot]) -> list[int]:
+        """When the shown messages arrived, as numbers in ascending order; late results count with their call."""
+        number = {id(slot): place for place, slot in enumerate(self.slots)}
+        for place, late in self.late.items():
+            number |= dict.fromkeys(map(id, late), place)
+        return sorted(number[id(slot)] for slot in shown)
 
     def messages(
         self, slots: Sequence[Slot], change: Callable[[Slot, dict[str, JSON]], None] | None = None
