@@ -103,29 +103,25 @@ def assemble(events: Iterable[Event], *, history: str = "full", branches: str = 
         raise ValueError(f"unknown branches {branches!r}; known: {', '.join(BRANCHES)}")
     drafts: dict[str, _Draft] = {}
     draft: _Draft | None = None
-    for event in _ahead(events):
-        kind = type(event)
-        if kind is Start:
-            key = event.key  # type: ignore[union-attr]  # mypy does not narrow by `type(...) is`
-            draft = drafts.get(key) or drafts.setdefault(key, _Draft(history, branches))
-            continue
-        if draft is None:
-            draft = drafts.setdefault("", _Draft(history, branches))
-        if kind is End:
-            drafts = {key: other for key, other in drafts.items() if other is not draft}
-            yield from draft.finish()
-            draft = None
-        else:
-            draft.take(kind, event)
+    source = iter(events)
+    # Taken from the decoder some at a time: 8 % faster than one by one.
+    while some := list(islice(source, _AHEAD)):
+        for event in some:
+            kind = type(event)
+            if kind is Start:
+                key = event.key  # type: ignore[union-attr]  # mypy does not narrow by `type(...) is`
+                draft = drafts.get(key) or drafts.setdefault(key, _Draft(history, branches))
+                continue
+            if draft is None:
+                draft = drafts.setdefault("", _Draft(history, branches))
+            if kind is End:
+                drafts = {key: other for key, other in drafts.items() if other is not draft}
+                yield from draft.finish()
+                draft = None
+            else:
+                draft.take(kind, event)
     for draft in drafts.values():
         yield from draft.finish()
-
-
-def _ahead(events: Iterable[Event]) -> Iterator[Event]:
-    """The same events, taken from the decoder some at a time: 8 % faster than one by one."""
-    source = iter(events)
-    while some := list(islice(source, _AHEAD)):
-        yield from some
 
 
 class _Draft:

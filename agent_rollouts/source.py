@@ -108,15 +108,18 @@ class Source:
         Raises:
             OSError, EOFError, zlib.error: the file cannot be read, not even its first line.
         """
-        line = None
         with self.open() as stream:
-            try:
-                for line in stream:
-                    yield line
-            except _TORN:
-                if line is None:
-                    raise
-                self.damage["file: ends in the middle of its compression"] += 1
+            yield from self._untorn(stream)
+
+    def _untorn(self, stream: BinaryIO) -> Iterator[bytes]:
+        line = None
+        try:
+            for line in stream:
+                yield line
+        except _TORN:
+            if line is None:
+                raise
+            self.damage["file: ends in the middle of its compression"] += 1
 
     def records(self) -> Iterator[dict[str, JSON]]:
         """The JSON objects of a JSON Lines file, read line by line.
@@ -124,17 +127,22 @@ class Source:
         A damaged line costs that line and is counted in `damage`; two objects on a line are two records.
         """
         loads = orjson.loads
-        for line in self.lines():
-            try:
-                record = loads(line)
-            except ValueError:
-                yield from self._salvage(line)
-                continue
-            if type(record) is dict:
-                self._line, self._record = line, record
-                yield record
-            else:
-                self.damage["line: not an object"] += 1
+        with self.open() as stream:
+            # Plain files have no tears to look out for, and a generator less between them and their reader.
+            for line in stream if self._is_plain() else self._untorn(stream):
+                try:
+                    record = loads(line)
+                except ValueError:
+                    yield from self._salvage(line)
+                    continue
+                if type(record) is dict:
+                    self._line, self._record = line, record
+                    yield record
+                else:
+                    self.damage["line: not an object"] += 1
+
+    def _is_plain(self) -> bool:
+        return self._member is None and not _suffix(self.path)
 
     def exact(self) -> JSON:
         """The record that was read last, parsed again with integers of any length where Python can."""

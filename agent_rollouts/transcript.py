@@ -394,12 +394,13 @@ class Transcript:
 
     def store(self, nodes: tuple[int, ...], message: dict[str, JSON]) -> Slot:
         """Write a message to the end of the log."""
-        start = len(self.log)
+        log = self.log
+        start = len(log)
         try:
-            self.log += orjson.dumps(message)
+            log += orjson.dumps(message)
         except TypeError:
-            self.log += orjson.dumps(_writable(message, self.skipped))
-        return Slot(start, len(self.log), nodes, message)
+            log += orjson.dumps(_writable(message, self.skipped))
+        return Slot(start, len(log), nodes, message)
 
     def _replace(self, index: int, message: dict[str, JSON], nodes: tuple[int, ...]) -> None:
         self.slots[index] = self.store(nodes, message)
