@@ -144,9 +144,10 @@ def _inspect(source: Sequence[str], format: str, file_pattern: str | None, recur
 @main.command("audit")
 @_sources
 @_format
+@click.option("-v", "--verbose", is_flag=True, help="Show the counts of each file, also of those in order.")
 @_pattern
 @_flat
-def _audit(source: Sequence[str], format: str, file_pattern: str | None, recursive: bool) -> None:
+def _audit(source: Sequence[str], format: str, verbose: bool, file_pattern: str | None, recursive: bool) -> None:
     """Compare rows with their files: every call, result, thought, picture and text is in a row or counted.
 
     One line for each thing that is not in order, and the totals. Exit status 1 when there is one, or a file that
@@ -174,12 +175,12 @@ def _audit(source: Sequence[str], format: str, file_pattern: str | None, recursi
             problems += bool(found.problems)
             for problem in found.problems:
                 click.echo(f"{found.path}: {problem}")
+            if verbose:
+                click.echo(f"{found.path}: {found.rollouts:,} rollouts; {'; '.join(_balance(found))}")
         unread.clear()
     click.echo(f"{files:,} files, {total.rollouts:,} rollouts, {problems:,} files with problems")
-    for kind in KINDS:
-        counted = total.counted(kind)
-        counts = f"{total.raw[kind]:,} in files, {total.rows[kind]:,} in rows, {counted:,} skipped and counted"
-        click.echo(f"  {kind}: {counts}")
+    for line in _balance(total):
+        click.echo(f"  {line}")
     _bad_files(bad)
     if problems:
         sys.exit(1)
@@ -199,6 +200,13 @@ def _formats() -> None:
 
 def _files(source: Sequence[str], format: str, pattern: str | None, recursive: bool) -> list[str]:
     return find(list(source) or default_roots(format), **file_rules(format, pattern), recursive=recursive)
+
+
+def _balance(found: FileAudit) -> list[str]:
+    return [
+        f"{kind}: {found.raw[kind]:,} in files, {found.rows[kind]:,} in rows, {found.counted(kind):,} skipped"
+        for kind in KINDS
+    ]
 
 
 def _noting(bad: list[str]) -> Callable[[str, Exception], None]:

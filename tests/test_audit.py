@@ -426,3 +426,10 @@ def test_unreadable_records_are_no_problem(tmp_path: Path) -> None:
     data = lines(*records[:3]) + b'{"type": "user", cut\n' + lines(*odd, *records[3:], 1, None)
     assert audit(Source(str(put(tmp_path / "s.jsonl", data)))).problems == []
     assert audit(Source(str(put(tmp_path / "c.jsonl", claude("c"))))).problems == []
+
+
+def test_verbose_shows_each_file() -> None:
+    result = CliRunner().invoke(main, ["audit", "-v", str(DEMO)])
+    assert result.exit_code == 0
+    shown = [line for line in result.output.splitlines() if ".jsonl: 1 rollouts; tool_call: " in line]
+    assert len(shown) == 3
