@@ -50,11 +50,11 @@ def test_demo() -> None:
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "3 files, 3 rollouts, 0 files with problems",
-        "  tool_call: 12 in files, 12 in rows, 0 skipped and counted",
-        "  tool_result: 12 in files, 12 in rows, 0 skipped and counted",
-        "  reasoning: 3 in files, 3 in rows, 0 skipped and counted",
-        "  media: 1 in files, 1 in rows, 0 skipped and counted",
-        "  text: 10 in files, 10 in rows, 0 skipped and counted",
+        "  tool_call: 12 in files, 12 in rows, 0 skipped",
+        "  tool_result: 12 in files, 12 in rows, 0 skipped",
+        "  reasoning: 3 in files, 3 in rows, 0 skipped",
+        "  media: 1 in files, 1 in rows, 0 skipped",
+        "  text: 10 in files, 10 in rows, 0 skipped",
     ]
 
 
