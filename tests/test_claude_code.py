@@ -277,3 +277,17 @@ def test_any_prefix_of_a_file_can_be_read(length: int) -> None:
     claude_code.claims(Head("x", data))
     for found in assemble(claude_code.decode(Source("x.jsonl", data))):
         assert len(found.messages) <= len(rollout(BASIC).messages)
+
+
+def test_agents_in_files_with_one_prompt_are_not_guessed(tmp_path: Path) -> None:
+    calls = [
+        {"type": "tool_use", "id": i, "name": "Task", "input": {"prompt": "dig", "subagent_type": "x"}} for i in "ab"
+    ]
+    parent = {"type": "assistant", "uuid": "p", "sessionId": "s", "message": {"id": "m", "content": calls}}
+    (tmp_path / "s.jsonl").write_bytes(lines(parent))
+    asked = {"type": "user", "uuid": "q", "sessionId": "s", "isSidechain": True, "message": {"content": "dig"}}
+    for agent in ("a1", "a2"):
+        (tmp_path / f"agent-{agent}.jsonl").write_bytes(lines({**asked, "agentId": agent}))
+    for _ in range(2):  # what was read of the parent is kept, and must not be used up
+        for agent in ("a1", "a2"):
+            assert "spawned_by" not in rollout(tmp_path / f"agent-{agent}.jsonl").source_meta

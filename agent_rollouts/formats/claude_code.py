@@ -647,9 +647,12 @@ class _Session:
                     agents, prompts = _spawns(parent.path, parent.stamp)
                     break
         call_id = about.get("toolUseId") or agents.get(str(thread.agent_id))
-        if not call_id and (same := prompts.get(str(thread.first_prompt))):
-            # Of several calls with one prompt each made an agent, in their order.
-            call_id = same.pop(0) if len(same) > 1 else same[0]
+        same = prompts.get(str(thread.first_prompt), [])
+        if not call_id and len(same) == 1:
+            call_id = same[0]
+        elif not call_id and same and prompts is self.prompts_of_calls:
+            # Inline, several calls with one prompt made their agents in order; of files that cannot be told.
+            call_id = same.pop(0)
         return {
             "spawned_by": call_id,
             "agent_type": about.get("agentType"),
