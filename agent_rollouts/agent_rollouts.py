@@ -43,6 +43,7 @@ class RolloutConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped ba
         history: `full`, `segments` or `context`; see `agent_rollouts.rollout.assemble`.
         branches: `active`, or `all` for withdrawn branches as rows of their own.
         internal: whether rollouts of the agent's own housekeeping become rows.
+        strict: whether damage, or a breach of the format's specification where there is one, makes a file a bad file.
         on_bad_files: `warn`, `error` or `skip` for files that cannot be read or are of no known format.
     """
 
@@ -51,6 +52,7 @@ class RolloutConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped ba
     history: str = "full"
     branches: str = "active"
     internal: bool = False
+    strict: bool = False
     on_bad_files: str = "warn"
 
     def __post_init__(self) -> None:
@@ -179,7 +181,8 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
                     yield shard, rollout
 
     def _read(self, source: Source) -> Iterator[Rollout]:
-        return read(source, self.config.name, history=self.config.history, branches=self.config.branches)
+        config = self.config
+        return read(source, config.name, history=config.history, branches=config.branches, strict=config.strict)
 
     def _report(self, path: str, error: Exception) -> None:
         if self.config.on_bad_files == "error":

@@ -53,20 +53,41 @@ def objects(text: str) -> tuple[list[JSON], int]:
     return found, len(text) - at
 
 
-def opening(text: str) -> dict[str, JSON]:
-    """The members at the start of an object whose text is cut off, for telling what a file is."""
-    found: dict[str, JSON] = {}
-    at = text.find("{") + 1
-    while 0 < at < len(text):
+def opening(text: str) -> JSON:
+    """An object or list as far as its text goes: its first members or items; None where the text begins otherwise.
+
+    Of a value that is cut off there is what stands before the cut; for telling what a file is.
+    """
+    if text[:1] not in ("{", "["):
+        return None
+    members: dict[str, JSON] = {}
+    items: list[JSON] = []
+    at = _token(text, 1)
+    while at < len(text) and text[at] not in "]}":
+        key: JSON = None
         try:
-            key, at = _DECODER.raw_decode(text, text.index('"', at))
-            at = text.index(":", at) + 1
-            at += len(text[at:]) - len(text[at:].lstrip())
-            found[str(key)] = {} if text[at : at + 1] == "{" else [] if text[at : at + 1] == "[" else ""
-            found[str(key)], at = _DECODER.raw_decode(text, at)
+            if text[0] == "{":
+                key, at = _DECODER.raw_decode(text, at)
+                at = _token(text, text.index(":", at) + 1)
+            value, end = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError):
+            value, end = opening(text[at:]), len(text)
+        if text[0] == "[":
+            items.append(value)
+        elif isinstance(key, str):
+            members[key] = "" if value is None and end == len(text) else value
+        at = _token(text, end)
+        if text[at : at + 1] != ",":
             break
-    return found
+        at = _token(text, at + 1)
+    return items if text[0] == "[" else members
+
+
+def _token(text: str, at: int) -> int:
+    """Where the next character stands that is no white space."""
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
 
 
 def arguments(text: str) -> dict[str, JSON] | str:

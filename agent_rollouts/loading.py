@@ -41,7 +41,7 @@ def load_rollouts(
         streaming: rows as they are read, without a cache.
         num_proc: processes that read, each its share of the files.
         options: fields of `RolloutConfig` (`recursive`, `file_pattern`, `history`, `branches`, `internal`,
-            `on_bad_files`) and arguments of `datasets.load_dataset` such as `cache_dir`. Credentials for
+            `strict`, `on_bad_files`) and arguments of `datasets.load_dataset` such as `cache_dir`. Credentials for
             addresses come from where `hf auth login` and fsspec keep them.
 
     Raises:

@@ -23,7 +23,7 @@ import fsspec
 import orjson
 
 from agent_rollouts import jsontext
-from agent_rollouts.errors import BadFileError, SourceError
+from agent_rollouts.errors import BadFileError, FormatError, SourceError
 from agent_rollouts.events import JSON
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,11 @@ class Source:
     """One file to decode.
 
     `path` is what the user knows it by (`archive.zip::member` inside an archive); `damage` counts
-    what could not be read as a record.
+    what could not be read as a record; `strict` asks a decoder not to make do with what breaks its
+    format's specification.
     """
+
+    strict = False
 
     def __init__(self, path: str, data: bytes | None = None, *, member: Callable[[], BinaryIO] | None = None) -> None:
         self.path = path
@@ -129,7 +132,7 @@ class Source:
         loads = orjson.loads
         with self.open() as stream:
             # Plain files have no tears to look out for, and a generator less between them and their reader.
-            for line in stream if self._is_plain() else self._untorn(stream):
+            for line in stream if self.is_plain() else self._untorn(stream):
                 try:
                     record = loads(line)
                 except ValueError:
@@ -141,7 +144,30 @@ class Source:
                 else:
                     self.damage["line: not an object"] += 1
 
-    def _is_plain(self) -> bool:
+    def document(self) -> JSON:
+        """The whole file as one JSON value, with integers of any length.
+
+        Raises:
+            FormatError: it is not JSON, with the place at which that shows.
+        """
+        with self.open() as stream:
+            text = stream.read().decode("utf-8", "replace").lstrip("\ufeff").rstrip("\x00 \t\r\n")
+        try:
+            value = orjson.loads(text)
+            if jsontext.is_exact(value):
+                return value
+        except ValueError:
+            pass
+        try:
+            value, changed = jsontext.tolerant(text)
+        except ValueError as error:
+            raise FormatError(f"{self.path} is not whole JSON: {error}") from None
+        if changed:
+            self.damage["text: not valid UTF-8"] += changed
+        return value
+
+    def is_plain(self) -> bool:
+        """Whether the file lies there as it is, neither compressed nor within an archive."""
         return self._member is None and not _suffix(self.path)
 
     def exact(self) -> JSON:
@@ -200,6 +226,9 @@ class Source:
 class Head:
     """The beginning of a file: `data` as it is, `records` the JSON objects found on its first lines.
 
+    `document` is the file as one JSON value, as far as the head goes: an object with its first members,
+    or a list with its first items; what is cut off is empty. Of JSON Lines it is the first line.
+
     A first line longer than the head is given as far as its members can be read, so that a record
     with a large picture can still be told.
     """
@@ -210,6 +239,11 @@ class Head:
         self.limit = HEAD_RECORDS
         self._lines = io.BytesIO(data)
         self._parsed: list[dict[str, JSON]] = []
+
+    @functools.cached_property
+    def document(self) -> JSON:
+        """The first JSON value, object or list, as far as it goes; None where there is none."""
+        return jsontext.opening(self.data.decode("utf-8", "replace").lstrip("\ufeff\x00 \t\r\n"))
 
     @property
     def records(self) -> Iterator[dict[str, JSON]]:
@@ -230,7 +264,7 @@ class Head:
             cut = not line.endswith(b"\n") and len(self.data) >= HEAD_BYTES
             found = [] if cut else _objects(text)[0]
             # A damaged line may still tell whose file this is.
-            return found or ([jsontext.opening(text)] if text.startswith("{") else [])
+            return found or ([jsontext.opening(text) or {}] if text.startswith("{") else [])
         return [record] if type(record) is dict else []
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent_rollouts.configs import file_rules
 from agent_rollouts.features import check_message, row
 from agent_rollouts.formats import DECODERS, read
 from agent_rollouts.source import find, open_sources
@@ -31,9 +32,10 @@ OPTIONS: dict[str, dict[str, str]] = {
 def rows_of(case: Path, **options: str) -> list[dict[str, Any]]:
     """All rows of a case, internal ones too, with paths relative to it; empty rollouts show what was skipped."""
     rows = []
-    for path in find(sorted(case.glob("input*")), ignored=("*.meta.json", "sessions-index.json")):
+    name = case.parent.name
+    for path in find(sorted(case.glob("input*")), **file_rules(name)):
         for source in open_sources(path):
-            for rollout in read(source, case.parent.name, **options):
+            for rollout in read(source, name, **options):
                 found = row(rollout)
                 found["source_path"] = Path(source.path).relative_to(case).as_posix()
                 # Columns without a value say nothing in a golden file.

@@ -5,17 +5,19 @@ A format is a module with two functions:
     claims(head: Head) -> bool             whether a file that begins like this is of the format
     decode(source: Source) -> Iterator[Event]
 
-and a description in `builder_configs/<name>.yaml`.
+and a description in `builder_configs/<name>.yaml`, by which it is found. Modules with an underscore are
+what formats share.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, cast
 
+from agent_rollouts.configs import formats
 from agent_rollouts.errors import FormatError
 from agent_rollouts.events import Event
-from agent_rollouts.formats import claude_code, codex
 from agent_rollouts.rollout import Rollout, assemble
 from agent_rollouts.source import HEAD_RECORDS, Head, Source
 
@@ -33,9 +35,10 @@ class Format(Protocol):
 
 
 DECODERS: dict[str, Format] = {
-    "claude_code": claude_code,
-    "codex": codex,
+    name: cast(Format, importlib.import_module(f"agent_rollouts.formats.{name}")) for name in formats()
 }
+# Lines that any program may have written: asked when no agent's own format claims a file.
+GENERIC = frozenset({"chat_completions"})
 
 
 def detect(source: Source) -> str | None:
@@ -44,39 +47,58 @@ def detect(source: Source) -> str | None:
     Raises:
         FormatError: two formats claim it.
     """
-    # The first record tells, unless it is damaged or says little.
-    for records in (1, 2, 4, HEAD_RECORDS):
-        source.head.limit = records
-        if claiming := [name for name, format in DECODERS.items() if format.claims(source.head)]:
-            break
-    if len(claiming) > 1:
-        raise FormatError(f"{source.path} is claimed by {' and '.join(claiming)}; name the format")
-    return claiming[0] if claiming else None
+    for generic in (False, True):
+        asked = [(name, format) for name, format in DECODERS.items() if (name in GENERIC) is generic]
+        # The first record tells, unless it is damaged or says little.
+        for records in (1, 2, 4, HEAD_RECORDS):
+            source.head.limit = records
+            if claiming := [name for name, format in asked if format.claims(source.head)]:
+                break
+        if len(claiming) > 1:
+            raise FormatError(f"{source.path} is claimed by {' and '.join(claiming)}; name the format")
+        if claiming:
+            return claiming[0]
+    return None
 
 
-def read(source: Source, format: str = "auto", *, history: str = "full", branches: str = "active") -> Iterator[Rollout]:
+def read(
+    source: Source, format: str = "auto", *, history: str = "full", branches: str = "active", strict: bool = False
+) -> Iterator[Rollout]:
     """The rollouts of one file, also those without messages and the agent's internal ones.
 
     Args:
         format: a name in `DECODERS`, or `auto`.
         history, branches: see `agent_rollouts.rollout.assemble`.
+        strict: whether damage, or a breach of the format's specification where there is one, is an error.
 
     Raises:
-        FormatError: the file is not of the format (of any, with `auto`).
+        FormatError: the file is not of the format (of any, with `auto`); with `strict`, what is wrong in it.
         OSError: the file cannot be read.
     """
-    known = detect(source)
+    if format != "auto" and _is_of(source, format):
+        known: str | None = format
+    else:
+        known = detect(source)
     if known is None or format not in ("auto", known):
         of = "any known format" if format == "auto" else format
         raise FormatError(f"{source.path} is not of {of}" + (f", it looks like {known}" if known else ""))
     seen: set[str] = set()
+    source.strict = strict
     for rollout in assemble(DECODERS[known].decode(source), history=history, branches=branches):
+        if strict and source.damage:
+            raise FormatError(f"{source.path}: {', '.join(f'{why} ({n})' for why, n in source.damage.items())}")
         rollout.source_kind = known
         rollout.source_path = source.path
         rollout.trace_id = _unique(rollout.trace_id or source.stem, seen)
         rollout.skipped += source.damage
         source.damage.clear()
         yield rollout
+
+
+def _is_of(source: Source, format: str) -> bool:
+    """Whether a format claims a file when it alone is asked."""
+    source.head.limit = HEAD_RECORDS
+    return DECODERS[format].claims(source.head)
 
 
 def _unique(trace_id: str, seen: set[str]) -> str:

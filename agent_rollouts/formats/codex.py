@@ -18,11 +18,9 @@ Source of the rules: codex-rs (`protocol`, `rollout`, `core`) up to 2026-11, and
 
 from __future__ import annotations
 
-import binascii
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from urllib.parse import unquote_to_bytes
 
 import orjson
 
@@ -43,6 +41,7 @@ from agent_rollouts.events import (
     Thought,
 )
 from agent_rollouts.features import PROMPT_ORIGINS
+from agent_rollouts.formats._media import decoded, of_url
 from agent_rollouts.source import Head, Source
 
 # What Codex slips in as user or developer messages ("contextual user fragments"), by how it begins.
@@ -656,11 +655,11 @@ class _Thread:
         pictures: list[Media] = []
         lost: list[Event] = []
         if type(result) is str and result:
-            data = _bytes(result)
-            if data is None:
+            picture = decoded("image", None, result)
+            if picture is None:
                 lost.append(Skipped("media: not base64", self.stamp))
             else:
-                pictures.append(Media("image", _image_type(data), data))
+                pictures.append(picture)
         return self._hosted(self._made_id("ig", item), "image_generation", arguments, item, pictures) + lost
 
     def _hosted(self, id: str, name: str, arguments: JSON, item: dict[str, JSON], media: list[Media]) -> list[Event]:
@@ -850,41 +849,16 @@ def _content(content: JSON) -> tuple[str, list[Media], list[Event]]:
 
 
 def _picture(url: JSON) -> Media | None:
-    if isinstance(url, dict):
-        url = url.get("url")
-    if not isinstance(url, str) or not url:
-        return None
-    if not url.startswith("data:"):
-        return Media("image", None, None, url)
-    kind, comma, data = url[5:].partition(",")
-    found = (_bytes(data) if kind.endswith(";base64") else unquote_to_bytes(data)) if comma else None
-    return None if found is None else Media("image", kind.partition(";")[0] or None, found)
+    return of_url("image", url.get("url") if isinstance(url, dict) else url)
 
 
 def _sound(part: dict[str, JSON]) -> Media | None:
     match part:
         case {"input_audio": {"data": str(text), "format": str(kind)}}:
-            data = _bytes(text)
-            return None if data is None else Media("audio", f"audio/{kind}", data)
+            return decoded("audio", f"audio/{kind}", text)
         case {"audio_url": str(url)}:
-            picture = _picture(url)
-            return None if picture is None else picture._replace(type="audio")
+            return of_url("audio", url)
     return None
-
-
-def _bytes(text: str) -> bytes | None:
-    try:
-        return binascii.a2b_base64(text)
-    except ValueError:
-        return None
-
-
-def _image_type(data: bytes) -> str | None:
-    if data.startswith(b"\x89PNG"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8"):
-        return "image/jpeg"
-    return "image/webp" if data[8:12] == b"WEBP" else None
 
 
 def _json_text(value: JSON) -> str:
