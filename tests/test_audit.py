@@ -58,7 +58,7 @@ def test_demo() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", RAW)
+@pytest.mark.parametrize("name", ["claude_code", "codex"])
 def test_corpus(name: str) -> None:
     """All real sessions at hand: what is in the files is in the rows, or counted."""
     if not (CORPUS / name).is_dir():
@@ -293,7 +293,8 @@ def spoilt(spoil: Callable[[list[Rollout]], object]) -> Callable[..., list[Rollo
     return read_spoilt
 
 
-@pytest.fixture(params=sorted(RAW))
+# What compares is the same for every format; these two say most.
+@pytest.fixture(params=["claude_code", "codex"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     return Source(str(put(tmp_path / "s.jsonl", example(request.param))))
 

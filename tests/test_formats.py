@@ -33,7 +33,7 @@ def rows_of(case: Path, **options: str) -> list[dict[str, Any]]:
     """All rows of a case, internal ones too, with paths relative to it; empty rollouts show what was skipped."""
     rows = []
     name = case.parent.name
-    for path in find(sorted(case.glob("input*")), **file_rules(name)):
+    for path in find(sorted(case.glob("input*")), ignored=file_rules(name)["ignored"]):
         for source in open_sources(path):
             for rollout in read(source, name, **options):
                 found = row(rollout)
