@@ -71,7 +71,8 @@ class Facts:
     """Columns of the row (`values`) and format-specific `meta`; the first value of a fact wins.
 
     `model` is different: the last one wins, and all are kept in `source_meta.models`. The key
-    `internal` (a reason) marks a rollout that is the agent's own housekeeping.
+    `internal` (a reason) marks a rollout that is the agent's own housekeeping; `identity` names one that
+    the agent writes to several files.
     """
 
     values: dict[str, JSON] = field(default_factory=dict)

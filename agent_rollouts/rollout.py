@@ -78,6 +78,8 @@ class Rollout:
     source_meta: dict[str, JSON] = field(default_factory=dict)
     internal: str | None = None
     """Why this is the agent's own housekeeping and no work of its user; such rollouts are left out by default."""
+    identity: str | None = None
+    """What names it in every file that its agent writes it to; see `agent_rollouts.copies`."""
 
     def __bool__(self) -> bool:
         return len(self.messages) > 0
@@ -337,6 +339,7 @@ _FACTS: dict[str, type | tuple[type, ...]] = {
     "completed": bool,
     "reward": (int, float),
     "internal": str,
+    "identity": str,
 }
 
 
