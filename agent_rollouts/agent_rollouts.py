@@ -6,10 +6,11 @@ cache folder, from the last part of the module's name, and keeps one builder to 
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import fsspec
@@ -19,6 +20,7 @@ from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.exceptions import DatasetGenerationError
 
 from agent_rollouts.configs import FormatConfig, file_rules, formats, selected
+from agent_rollouts.copies import elsewhere as copies_elsewhere
 from agent_rollouts.errors import AgentRolloutsError, BadFileError, SourceError
 from agent_rollouts.features import FEATURES, encoded_row, table
 from agent_rollouts.formats import detect, read
@@ -32,6 +34,8 @@ ON_BAD_FILES = ("warn", "error", "skip")
 _TABLE_BYTES = 16 << 20
 _TABLE_ROWS = 256
 
+Elsewhere: TypeAlias = Mapping[str, frozenset[str]]
+
 
 @dataclass
 class RolloutConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped base
@@ -43,6 +47,7 @@ class RolloutConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped ba
         history: `full`, `segments` or `context`; see `agent_rollouts.rollout.assemble`.
         branches: `active`, or `all` for withdrawn branches as rows of their own.
         internal: whether rollouts of the agent's own housekeeping become rows.
+        copies: whether a session that several files of the source hold becomes a row from each of them.
         strict: whether damage, or a breach of the format's specification where there is one, makes a file a bad file.
         on_bad_files: `warn`, `error` or `skip` for files that cannot be read or are of no known format.
     """
@@ -52,6 +57,7 @@ class RolloutConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped ba
     history: str = "full"
     branches: str = "active"
     internal: bool = False
+    copies: bool = False
     strict: bool = False
     on_bad_files: str = "warn"
 
@@ -125,23 +131,25 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         # Files are opened where they lie, and read once: a download would only be one more copy.
         return [
-            datasets.SplitGenerator(name=split, gen_kwargs={"files": list(files)})
+            datasets.SplitGenerator(
+                name=split, gen_kwargs={"files": list(files), "elsewhere": copies_elsewhere(files, self.config.name)}
+            )
             for split, files in self.config.data_files.items()
         ]
 
-    def _generate_shards(self, files: list[str]) -> Iterator[str]:
+    def _generate_shards(self, files: list[str], elsewhere: Elsewhere) -> Iterator[str]:
         yield from files
 
-    def _generate_examples(self, files: list[str]) -> Iterator[tuple[Key, dict[str, Any]]]:
+    def _generate_examples(self, files: list[str], elsewhere: Elsewhere) -> Iterator[tuple[Key, dict[str, Any]]]:
         """Rows, with their JSON columns as the text that is stored."""
-        for number, (shard, rollout) in enumerate(self._rollouts(files)):
+        for number, (shard, rollout) in enumerate(self._rollouts(files, elsewhere)):
             yield Key(shard, number), encoded_row(rollout)
 
-    def _generate_tables(self, files: list[str]) -> Iterator[tuple[Key, pa.Table]]:
+    def _generate_tables(self, files: list[str], elsewhere: Elsewhere) -> Iterator[tuple[Key, pa.Table]]:
         """The same rows as tables of about 16 MB, so that no batch comes near Arrow's limit of 2 GB."""
         waiting: list[Rollout] = []
         number = size = first = 0
-        for shard, rollout in self._rollouts(files):
+        for shard, rollout in self._rollouts(files, elsewhere):
             size += len(rollout.messages.data) + sum(len(media.data or b"") for media in rollout.media)
             first = first if waiting else shard
             waiting.append(rollout)
@@ -173,16 +181,25 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             # datasets holds tables of one row back until it has a thousand; the next table, though empty, flushes them.
             yield ready.slice(0, 0)
 
-    def _rollouts(self, files: list[str]) -> Iterator[tuple[int, Rollout]]:
+    def _rollouts(self, files: list[str], elsewhere: Elsewhere) -> Iterator[tuple[int, Rollout]]:
         rules = file_rules(self.config.name, self.config.file_pattern)
+        reader = functools.partial(self._read, elsewhere)
         for shard, path in enumerate(files):
-            for rollout in each(path, self._read, self._report, **rules):
+            for rollout in each(path, reader, self._report, **rules):
                 if rollout and (self.config.internal or rollout.internal is None):
                     yield shard, rollout
 
-    def _read(self, source: Source) -> Iterator[Rollout]:
+    def _read(self, elsewhere: Elsewhere, source: Source) -> Iterator[Rollout]:
         config = self.config
-        return read(source, config.name, history=config.history, branches=config.branches, strict=config.strict)
+        return read(
+            source,
+            config.name,
+            history=config.history,
+            branches=config.branches,
+            strict=config.strict,
+            elsewhere=elsewhere.get(source.path, ()),
+            copies=config.copies,
+        )
 
     def _report(self, path: str, error: Exception) -> None:
         if self.config.on_bad_files == "error":

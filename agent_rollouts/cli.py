@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
@@ -16,10 +17,10 @@ import datasets
 from agent_rollouts import __version__
 from agent_rollouts.audit import KINDS, FileAudit, audit
 from agent_rollouts.configs import file_rules, formats
+from agent_rollouts.copies import reader
 from agent_rollouts.distill import SFT_FEATURES, Report, distill
 from agent_rollouts.distill.write import check_output, write_dataset
 from agent_rollouts.errors import AgentRolloutsError, FormatError
-from agent_rollouts.formats import read
 from agent_rollouts.loading import default_roots
 from agent_rollouts.rollout import HISTORIES
 from agent_rollouts.source import each, find, reason
@@ -96,11 +97,13 @@ def _distill(
     check_output(output)
     files = _files((str(DEMO),) if demo else source, format, file_pattern, recursive)
     report = Report()
-    with datasets.utils.tqdm(files, unit=" files", desc="Distilling", disable=not sys.stderr.isatty()) as bar:
-        rows = distill(bar, format=format, history=history, internal=internal, report=report, name_of=_shown)
-        command = shlex.join(["agent-rollouts", *sys.argv[1:]])
-        place = Path(os.path.abspath(output)).name  # `.` has a name too
-        write_dataset(rows, output, SFT_FEATURES, report, version=__version__, command=command, place=place)
+    progress = functools.partial(datasets.utils.tqdm, unit=" files", desc="Distilling", disable=not sys.stderr.isatty())
+    rows = distill(
+        files, format=format, history=history, internal=internal, report=report, name_of=_shown, progress=progress
+    )
+    command = shlex.join(["agent-rollouts", *sys.argv[1:]])
+    place = Path(os.path.abspath(output)).name  # `.` has a name too
+    write_dataset(rows, output, SFT_FEATURES, report, version=__version__, command=command, place=place)
     _summary(report, output)
 
 
@@ -118,8 +121,10 @@ def _inspect(source: Sequence[str], format: str, file_pattern: str | None, recur
     dates: list[str] = []
     bad: list[str] = []
     rules = file_rules(format, file_pattern)
-    for path in _files(source, format, file_pattern, recursive):
-        for rollout in each(path, lambda found: read(found, format), _noting(bad), **rules):
+    files = _files(source, format, file_pattern, recursive)
+    read = reader(files, format)
+    for path in files:
+        for rollout in each(path, read, _noting(bad), **rules):
             counts = by_format.setdefault(rollout.source_kind, Counter())
             skipped += rollout.skipped
             if not rollout:

@@ -480,8 +480,8 @@ def test_stored_text_is_that_of_the_rollouts(folder: Path) -> None:
 def test_examples_and_tables_are_the_same_rows(folder: Path) -> None:
     builder = AgentRollouts(data_dir=str(folder))
     files = list(builder.config.data_files["train"])
-    rows = [row for _, row in builder._generate_examples(files)]
-    tables = [table for _, table in builder._generate_tables(files)]
+    rows = [row for _, row in builder._generate_examples(files, {})]
+    tables = [table for _, table in builder._generate_tables(files, {})]
     assert {table.schema for table in tables} == {FEATURES.arrow_schema}
     assert stored(Dataset(pa.concat_tables(tables))) == rows
     assert list(builder._generate_shards(files)) == files

@@ -447,18 +447,18 @@ def test_an_exception_leaves_nothing_behind(error: BaseException, earlier: bool,
 
 WAITING = """
 import sys, time
-import agent_rollouts.distill as distill
+import agent_rollouts.copies as copies
 from agent_rollouts.cli import main
 from agent_rollouts.distill import write
 
-read = distill.read
+read = copies.read
 
 def read_until_the_last(source, *args, **options):
     if source.name == "zzz.jsonl":
         time.sleep(60)
     return read(source, *args, **options)
 
-distill.read = read_until_the_last
+copies.read = read_until_the_last
 write._GROUP_BYTES = write._SHARD_BYTES = 1
 sys.argv = ["agent-rollouts", "distill", sys.argv[1], "--output", sys.argv[2]]
 main()

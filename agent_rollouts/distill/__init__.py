@@ -16,8 +16,8 @@ from datasets import Features, Json, List, Value
 
 from agent_rollouts.chat import to_chat
 from agent_rollouts.configs import file_rules
+from agent_rollouts.copies import reader
 from agent_rollouts.features import prompt_count
-from agent_rollouts.formats import read
 from agent_rollouts.rollout import Rollout
 from agent_rollouts.source import each, reason
 
@@ -80,6 +80,7 @@ def distill(
     internal: bool = False,
     report: Report | None = None,
     name_of: Callable[[str], str] = str,
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> Iterator[dict[str, Any]]:
     """Rows of `SFT_FEATURES`, JSON columns as text, from the rollouts of files.
 
@@ -89,9 +90,10 @@ def distill(
         internal: whether the agent's own housekeeping is kept.
         report: filled while rows are made; complete when they are.
         name_of: what to write as `source_path` for a path.
+        progress: put around the files, to show how far they are.
     """
     report = report if report is not None else Report()
-    for rollout in _rollouts(files, format, history, report):
+    for rollout in _rollouts(list(files), format, history, report, progress):
         report.skipped += rollout.skipped
         if not rollout:
             continue
@@ -116,13 +118,16 @@ def distill(
         yield columns | {"source_path": name_of(rollout.source_path)}
 
 
-def _rollouts(files: Iterable[str], format: str, history: str, report: Report) -> Iterator[Rollout]:
+def _rollouts(
+    files: list[str], format: str, history: str, report: Report, progress: Callable[[Iterable[str]], Iterable[str]]
+) -> Iterator[Rollout]:
     def note(path: str, error: Exception) -> None:
         report.bad_files[path] = reason(path, error)
 
-    for path in files:
+    read = reader(files, format, history=history)
+    for path in progress(files):
         report.files += 1
-        yield from each(path, lambda source: read(source, format, history=history), note, **file_rules(format))
+        yield from each(path, read, note, **file_rules(format))
 
 
 def _why_not(rollout: Rollout, messages: list[dict[str, Any]], internal: bool) -> str | None:

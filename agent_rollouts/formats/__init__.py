@@ -12,7 +12,8 @@ what formats share.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol, cast
 
 from agent_rollouts.configs import formats
@@ -62,7 +63,14 @@ def detect(source: Source) -> str | None:
 
 
 def read(
-    source: Source, format: str = "auto", *, history: str = "full", branches: str = "active", strict: bool = False
+    source: Source,
+    format: str = "auto",
+    *,
+    history: str = "full",
+    branches: str = "active",
+    strict: bool = False,
+    elsewhere: Collection[str] = (),
+    copies: bool = False,
 ) -> Iterator[Rollout]:
     """The rollouts of one file, also those without messages and the agent's internal ones.
 
@@ -70,6 +78,8 @@ def read(
         format: a name in `DECODERS`, or `auto`.
         history, branches: see `agent_rollouts.rollout.assemble`.
         strict: whether damage, or a breach of the format's specification where there is one, is an error.
+        elsewhere: identities of rollouts that another file is read for; of these only the count is left.
+        copies: whether these are given all the same, the file's name behind their `trace_id`.
 
     Raises:
         FormatError: the file is not of the format (of any, with `auto`); with `strict`, what is wrong in it.
@@ -87,9 +97,14 @@ def read(
     for rollout in assemble(DECODERS[known].decode(source), history=history, branches=branches):
         if strict and source.damage:
             raise FormatError(f"{source.path}: {', '.join(f'{why} ({n})' for why, n in source.damage.items())}")
+        if rollout.identity in elsewhere:
+            if copies:
+                rollout.trace_id += f"@{source.name}"
+            else:
+                rollout = Rollout(rollout.trace_id, skipped=Counter({"rollout: read from another file": 1}))
+        rollout.trace_id = _unique(rollout.trace_id or source.stem, seen)
         rollout.source_kind = known
         rollout.source_path = source.path
-        rollout.trace_id = _unique(rollout.trace_id or source.stem, seen)
         rollout.skipped += source.damage
         source.damage.clear()
         yield rollout
