@@ -484,7 +484,7 @@ def test_examples_and_tables_are_the_same_rows(folder: Path) -> None:
     tables = [table for _, table in builder._generate_tables(files, {})]
     assert {table.schema for table in tables} == {FEATURES.arrow_schema}
     assert stored(Dataset(pa.concat_tables(tables))) == rows
-    assert list(builder._generate_shards(files)) == files
+    assert list(builder._generate_shards(files, {})) == files
 
 
 def test_decoded_rows(folder: Path) -> None:
