@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import datasets
-import fsspec
 import pyarrow as pa
 from datasets.builder import Key
 from datasets.data_files import DataFilesDict, DataFilesList
@@ -26,7 +25,7 @@ from agent_rollouts.features import FEATURES, encoded_row, table
 from agent_rollouts.formats import detect, read
 from agent_rollouts.loading import code_hash
 from agent_rollouts.rollout import BRANCHES, HISTORIES, Rollout
-from agent_rollouts.source import Source, each, find, open_sources, reason
+from agent_rollouts.source import Source, each, find, open_sources, reason, stamped
 
 logger = datasets.utils.logging.get_logger(__name__)
 
@@ -243,18 +242,8 @@ def _resolved(
         if base and data_files:
             places = [os.path.join(base, os.fspath(place)) for place in places]
         files = find(places, **rules)
-        resolved[str(split)] = DataFilesList(files, [_stamp(path) for path in files])
+        resolved[str(split)] = DataFilesList(files, [stamped(path) for path in files])
     return DataFilesDict(resolved)
-
-
-def _stamp(path: str) -> tuple[str, str]:
-    if "://" not in path:
-        status = os.stat(path)
-        return path, f"{status.st_mtime_ns}-{status.st_size}"
-    fs, inner = fsspec.url_to_fs(path)
-    info = fs.info(inner)
-    changed = next((info[key] for key in ("ETag", "etag", "LastModified", "mtime", "last_modified") if key in info), "")
-    return path, f"{changed}-{info.get('size')}"
 
 
 def _no_source(name: str) -> str:

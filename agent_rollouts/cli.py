@@ -1,8 +1,9 @@
-"""The command line: `agent-rollouts distill | inspect | audit | formats`. Thin over the library."""
+"""The command line: `agent-rollouts distill | inspect | families | audit | formats`. Thin over the library."""
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shlex
 import sys
@@ -19,11 +20,12 @@ from agent_rollouts.audit import KINDS, FileAudit, audit
 from agent_rollouts.configs import file_rules, formats
 from agent_rollouts.copies import reader
 from agent_rollouts.distill import SFT_FEATURES, Report, distill
+from agent_rollouts.distill.families import Families, records, tree
 from agent_rollouts.distill.write import check_output, write_dataset
 from agent_rollouts.errors import AgentRolloutsError, FormatError
 from agent_rollouts.loading import default_roots
 from agent_rollouts.rollout import HISTORIES
-from agent_rollouts.source import each, find, reason
+from agent_rollouts.source import each, find, reason, stamped
 
 DEMO = Path(__file__).parent / "demo"
 
@@ -189,6 +191,70 @@ def _audit(source: Sequence[str], format: str, verbose: bool, file_pattern: str 
     _bad_files(bad)
     if problems:
         sys.exit(1)
+
+
+@main.command("families")
+@_sources
+@_format
+@click.option(
+    "--history",
+    default="full",
+    show_default=True,
+    type=click.Choice(HISTORIES),
+    help="A whole session in one row, a row per context window, or only the last context.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File that keeps what is known: only new and changed files are read, gone ones stay known.",
+)
+@_pattern
+@_flat
+def _families(
+    source: Sequence[str],
+    format: str,
+    history: str,
+    as_json: bool,
+    state: Path | None,
+    file_pattern: str | None,
+    recursive: bool,
+) -> None:
+    """Show which sessions belong together, and which row owns which turns.
+
+    Agents copy history into new files when a session is resumed, forked, branched or saved again. Each turn is
+    owned by one row: the one that produced it, where the files tell, else the longest. The others keep it as
+    context (messages before `owned_from`); rows that own nothing are left out of training data.
+    """
+    files = _files(source, format, file_pattern, recursive)
+    known = Families.load(state) if state and state.exists() else Families()
+    bad: list[str] = []
+    read = reader(files, format, history=history)
+    for path in files:
+        # The rows of a file depend on how it is read.
+        stamp = f"{history} {stamped(path)[1]}"
+        if known.files.get(path) == stamp:
+            continue
+        known.forget(path)
+        known.files[path] = stamp
+        for rollout in each(path, read, _noting(bad), **file_rules(format, file_pattern)):
+            if rollout:
+                known.add(vars(rollout))
+    if state:
+        known.save(state)
+    verdicts = known.settle()
+    if as_json:
+        for record in records(verdicts):
+            click.echo(json.dumps(record, ensure_ascii=False))
+    else:
+        for line in tree(verdicts):
+            click.echo(line)
+        removed = sum(verdict.owned_from is None for verdict in verdicts.values())
+        click.echo(
+            f"{len({verdict.family_id for verdict in verdicts.values()}):,} families, {len(verdicts):,} rows, "
+            f"{removed:,} of them copies; {sum(verdict.turns for verdict in verdicts.values()):,} turns owned"
+        )
+    _bad_files(bad)
 
 
 @main.command("formats")

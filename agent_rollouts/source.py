@@ -364,6 +364,17 @@ def reason(path: str, error: Exception) -> str:
     return str(error) if path in str(error) else f"{path}: {type(error).__name__}: {error}"
 
 
+def stamped(path: str) -> tuple[str, str]:
+    """A path with what tells that its file has changed: time and size, or the tag that its address gives."""
+    if "://" not in path:
+        status = os.stat(path)
+        return path, f"{status.st_mtime_ns}-{status.st_size}"
+    fs, inner = fsspec.url_to_fs(path)
+    info = fs.info(inner)
+    changed = next((info[key] for key in ("ETag", "etag", "LastModified", "mtime", "last_modified") if key in info), "")
+    return path, f"{changed}-{info.get('size')}"
+
+
 class _Below(NamedTuple):
     """Files below a folder, or those a glob matches.
 

@@ -31,8 +31,9 @@ class _Session:
 
 
 class _Family:
-    def __init__(self, number: int, chance: random.Random, format: str) -> None:
-        self.number, self.chance, self.format = number, chance, format
+    def __init__(self, number: int, chance: random.Random, format: str, text: str, exchanges: int) -> None:
+        self.number, self.chance, self.format, self.text = number, chance, format, text
+        self.exchanges = exchanges
         self.made = 0
 
     def uuid(self) -> str:
@@ -52,7 +53,7 @@ class _Family:
                 "content": turn,
                 "tool_calls": [{"id": call, "type": "function", "function": {"name": "read", "arguments": arguments}}],
             },
-            {"role": "tool", "tool_call_id": call, "name": "read", "content": turn},
+            {"role": "tool", "tool_call_id": call, "name": "read", "content": turn + self.text},
             {"role": "assistant", "content": f"Done with {turn}."},
         ]
         if self.format == "claude_code":
@@ -65,7 +66,7 @@ class _Family:
 
     def grown(self, messages: list[dict[str, Any]], turns: list[tuple[int, int]], steps: list[int]) -> _Session:
         session = _Session(list(messages), list(turns), self.uuid(), list(steps))
-        for _ in range(self.chance.randint(1, 3)):
+        for _ in range(self.chance.randint(1, self.exchanges)):
             more, said = self.exchange(first=not session.messages)
             session.messages += more
             session.turns += said
@@ -76,12 +77,24 @@ class _Family:
 FORMATS = ("claude_code", "pi_coding_agent", "codex", "chat_completions")
 
 
-def forest(seed: int, families: int, copies: int = 4, formats: tuple[str, ...] = FORMATS) -> Forest:
-    """Families of up to `copies` rows beside their first."""
+def forest(
+    seed: int,
+    families: int,
+    copies: int = 4,
+    formats: tuple[str, ...] = FORMATS,
+    *,
+    first: int = 0,
+    text: str = "",
+    exchanges: int = 3,
+) -> Forest:
+    """Families of up to `copies` rows beside their first, each going on for up to `exchanges`.
+
+    They are numbered from `first`; every result ends with `text`.
+    """
     chance = random.Random(seed)
     found = Forest()
-    for number in range(families):
-        family = _Family(number, chance, chance.choice(formats))
+    for number in range(first, first + families):
+        family = _Family(number, chance, chance.choice(formats), text, exchanges)
         root = family.grown([], [], [])
         _put(found, family, root, "root", None)
         sessions = [root]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -17,7 +19,7 @@ from agent_rollouts import __version__
 from agent_rollouts.cli import DEMO, main
 from agent_rollouts.configs import formats
 from agent_rollouts.distill import write
-from tests.sessions import claude, claude_agent, codex, put
+from tests.sessions import claude, claude_agent, claude_records, codex, lines, put
 
 COMMANDS = list(main.commands.items())
 
@@ -32,7 +34,7 @@ def run(*words: str | os.PathLike[str]) -> Result:
 def test_help_lists_all_commands() -> None:
     text = run("--help").stdout
     listed = dict(re.findall(r"^  ([a-z]+)  +(\S.*)$", text.partition("Commands:")[2], re.M))
-    assert list(listed) == sorted(main.commands) == ["audit", "distill", "formats", "inspect"]
+    assert list(listed) == sorted(main.commands) == ["audit", "distill", "families", "formats", "inspect"]
     assert all(summary.endswith((".", "...")) for summary in listed.values())
 
 
@@ -124,6 +126,47 @@ def test_inspect_demo() -> None:
         "record: summary 1, record: event_msg user_message 1, record: event_msg agent_message 1, "
         "record: event_msg task_complete 1",
     ]
+
+
+def test_families(tmp_path: Path) -> None:
+    put(tmp_path / "s1.jsonl", claude("s1"))
+    put(tmp_path / "copy" / "s1.jsonl", claude("s1"))
+    agent = [{**record, "isSidechain": True, "agentId": "a1"} for record in claude_records("s1", key="a1")]
+    put(tmp_path / "agent-a1.jsonl", lines(*agent))
+    put(tmp_path / "other.jsonl", codex("t1"))
+    shown = run("families", tmp_path).stdout.splitlines()
+    assert shown[-1] == "2 families, 4 rows, 1 of them copies; 6 turns owned"
+    assert [line.split(" ")[0] for line in shown if not line.startswith(" ")][:-1] == [
+        f"{record['family_id']}:" for record in families(tmp_path) if record["family_role"] == "root"
+    ]
+    assert {(record["family_role"], record["owned_from"]) for record in families(tmp_path)} == {
+        ("root", 0),
+        ("duplicate", None),
+        ("subagent", 0),
+    }
+
+
+def families(*words: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run("families", "--json", *words).stdout.splitlines()]
+
+
+def test_families_with_a_state_read_only_what_is_new(tmp_path: Path) -> None:
+    folder, state = tmp_path / "in", tmp_path / "families.parquet"
+    put(folder / "s1.jsonl", claude("s1"))
+    first = families(folder, "--state", state)
+    put(folder / "t1.jsonl", codex("t1"))
+    status = (folder / "s1.jsonl").stat()
+    # The same size and time: taken for the file that is known.
+    (folder / "s1.jsonl").write_bytes(b"x" * status.st_size)
+    os.utime(folder / "s1.jsonl", ns=(status.st_atime_ns, status.st_mtime_ns))
+    second = families(folder, "--state", state)
+    assert second == first + families(folder / "t1.jsonl")
+    put(folder / "t1.jsonl", codex("t1", prompt="Count the trees."))
+    third = families(folder, "--state", state)
+    assert third[0] == first[0]
+    assert third[1]["family_id"] != second[1]["family_id"]
+    (folder / "s1.jsonl").unlink()
+    assert families(folder, "--state", state) == third
 
 
 def test_inspect_says_what_is_missing(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Key(NamedTuple):
     trace_id: str
 
 
-@dataclass
+@dataclass(slots=True)
 class Verdict:
     """What is known of a row among its family.
 
@@ -67,7 +67,7 @@ class Verdict:
         lent: messages behind it that another row owns all the same.
         lifted: messages that the source calls copies, but of which this is the only one left to own them.
         owner: the row that owns the last message of a row that owns nothing.
-        parent, children: rows by the links of the source, and by shared turns.
+        parent, children: rows by the links of the source.
         depth: how many sub-agents stand above it, itself included.
     """
 
@@ -85,7 +85,7 @@ class Verdict:
     agent_type: str | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class _Kept:
     """What is kept of a row: its links, and for each message what names it and what kind it is."""
 
@@ -152,6 +152,7 @@ class Families:
         meta = row.get("source_meta") or {}
         meta = orjson.loads(meta) if isinstance(meta, str) else meta
         turns, chain, kinds = _turns(row["messages"], name.source_kind)
+        chain = turns if turns == chain else chain
         # A Claude Code file that begins with another session's records says whose they are.
         copied = [one for one in meta.get("session_ids") or () if one != name.trace_id.partition("#")[0]]
         self.rows[name] = _Kept(
@@ -169,8 +170,11 @@ class Families:
         )
 
     def forget(self, source_path: str) -> None:
-        """Take the rows of a file out, which has changed or must not count any more."""
-        self.rows = {name: row for name, row in self.rows.items() if name.source_path != source_path}
+        """Take the rows of a file (of an archive all members) out, which has changed or must not count any more."""
+        if source_path in self.files:
+            self.rows = {
+                name: row for name, row in self.rows.items() if name.source_path.partition("::")[0] != source_path
+            }
         self.files.pop(source_path, None)
 
     def settle(self) -> dict[Key, Verdict]:
@@ -211,8 +215,73 @@ class Families:
         for row in table.to_pylist():
             name = Key(*(row.pop(field) for field in Key._fields))
             turns, chain = array("Q", row.pop("turns")), array("Q", row.pop("chain"))
-            found.rows[name] = _Kept(key=name, turns=turns, chain=chain, **row)
+            found.rows[name] = _Kept(key=name, turns=turns, chain=turns if turns == chain else chain, **row)
         return found
+
+
+def records(verdicts: Mapping[Key, Verdict]) -> Iterator[dict[str, Any]]:
+    """Each verdict as one JSON object, families together and in the order of their first row."""
+    for family in _by_family(verdicts):
+        for name in family:
+            verdict = verdicts[name]
+            yield {
+                **name._asdict(),
+                "family_id": verdict.family_id,
+                "family_role": verdict.family_role,
+                "owned_from": verdict.owned_from,
+                "owned_turns": verdict.turns,
+                "owner": verdict.owner and verdict.owner._asdict(),
+                "parent_trace_id": verdict.parent and verdict.parent.trace_id,
+                "children": [child.trace_id for child in verdict.children],
+                "depth": verdict.depth,
+                "spawned_by": verdict.spawned_by,
+                "agent_type": verdict.agent_type,
+            }
+
+
+def tree(verdicts: Mapping[Key, Verdict]) -> Iterator[str]:
+    """The families as lines: every row below the one that it comes from."""
+    for family in _by_family(verdicts):
+        names = set(family)
+        turns = sum(verdicts[name].turns for name in family)
+        yield f"{verdicts[family[0]].family_id}: {len(family):,} rows, {turns:,} turns"
+        below: defaultdict[Key | None, list[Key]] = defaultdict(list)
+        for name in family:
+            above = verdicts[name].owner or verdicts[name].parent
+            below[above if above in names and above != name else None].append(name)
+        shown: set[Key] = set()
+        # What comes from each other in a circle has no first: it is shown where it is met.
+        for name in (*below[None], *family):
+            yield from _branch(name, below, verdicts, shown, 1)
+
+
+def _branch(
+    name: Key, below: Mapping[Key | None, list[Key]], verdicts: Mapping[Key, Verdict], shown: set[Key], depth: int
+) -> Iterator[str]:
+    if name in shown:
+        return
+    shown.add(name)
+    verdict = verdicts[name]
+    if verdict.owned_from is None:
+        what = "owns nothing"
+    else:
+        what = f"owns {verdict.turns:,} turns from message {verdict.owned_from}"
+    about = [
+        f"{verdict.agent_type}" if verdict.agent_type else "",
+        f"call {verdict.spawned_by}" if verdict.spawned_by else "",
+    ]
+    told = f" ({', '.join(filter(None, about))})" if any(about) else ""
+    yield f"{'  ' * depth}{verdict.family_role} {name.trace_id}{told}: {what}, {name.source_path}"
+    for child in below.get(name, ()):
+        yield from _branch(child, below, verdicts, shown, depth + 1)
+
+
+def _by_family(verdicts: Mapping[Key, Verdict]) -> list[list[Key]]:
+    families: defaultdict[str, list[Key]] = defaultdict(list)
+    for name, verdict in verdicts.items():
+        families[verdict.family_id].append(name)
+    # The root first; then as they are sorted.
+    return [sorted(names, key=lambda name: (verdicts[name].family_role != "root", name)) for names in families.values()]
 
 
 _SAVED = ("root", "parent", "is_sidechain", "is_window", "started_at", "spawned_by", "agent_type")
@@ -296,7 +365,7 @@ class _Settlement:
         """Rows without any id take the names of equal prefixes of rows with ids: they are exports of them."""
         chain = _joined(row.chain for row in self.rows)
         # Where no message has an id, a turn is named by all that was said up to it.
-        bare = np.array([row.turns == row.chain for row in self.rows])
+        bare = np.array([row.turns is row.chain for row in self.rows])
         is_bare = np.repeat(bare, lengths)
         named = np.flatnonzero(~is_bare & (self.kinds & _SYSTEM == 0))
         if not len(named) or not bare.any():
