@@ -77,6 +77,12 @@ def main() -> None:
     help="A row per context window, the whole session in one row, or only the last context.",
 )
 @click.option("--internal", is_flag=True, help="Keep the agents' own housekeeping, such as summary writers.")
+@click.option(
+    "--families/--no-families",
+    default=True,
+    show_default=True,
+    help="Train on a turn that several sessions hold in one of them only (files are read twice).",
+)
 @_pattern
 @_flat
 def _distill(
@@ -86,6 +92,7 @@ def _distill(
     demo: bool,
     history: str,
     internal: bool,
+    families: bool,
     file_pattern: str | None,
     recursive: bool,
 ) -> None:
@@ -101,7 +108,14 @@ def _distill(
     report = Report()
     progress = functools.partial(datasets.utils.tqdm, unit=" files", desc="Distilling", disable=not sys.stderr.isatty())
     rows = distill(
-        files, format=format, history=history, internal=internal, report=report, name_of=_shown, progress=progress
+        files,
+        format=format,
+        history=history,
+        internal=internal,
+        families=families,
+        report=report,
+        name_of=_shown,
+        progress=progress,
     )
     command = shlex.join(["agent-rollouts", *sys.argv[1:]])
     place = Path(os.path.abspath(output)).name  # `.` has a name too
@@ -238,7 +252,7 @@ def _families(
         known.forget(path)
         known.files[path] = stamp
         for rollout in each(path, read, _noting(bad), **file_rules(format, file_pattern)):
-            if rollout:
+            if rollout and rollout.internal is None:
                 known.add(vars(rollout))
     if state:
         known.save(state)

@@ -161,7 +161,7 @@ def test_families_with_a_state_read_only_what_is_new(tmp_path: Path) -> None:
     os.utime(folder / "s1.jsonl", ns=(status.st_atime_ns, status.st_mtime_ns))
     second = families(folder, "--state", state)
     assert second == first + families(folder / "t1.jsonl")
-    put(folder / "t1.jsonl", codex("t1", prompt="Count the trees."))
+    put(folder / "t1.jsonl", codex("t2"))
     third = families(folder, "--state", state)
     assert third[0] == first[0]
     assert third[1]["family_id"] != second[1]["family_id"]

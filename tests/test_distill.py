@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -24,6 +25,7 @@ from datasets import Dataset, Features, Json, List, Value, load_dataset
 from agent_rollouts.cli import main
 from agent_rollouts.distill import SFT_FEATURES, Report, distill, write
 from agent_rollouts.rollout import HISTORIES
+from agent_rollouts.source import find
 from tests.sessions import (
     claude,
     claude_agent,
@@ -424,6 +426,36 @@ def test_names_that_look_like_patterns(tmp_path: Path) -> None:
     assert not mine.exists()
 
 
+# -- families ---------------------------------------------------------------------------------------
+
+
+def test_a_turn_that_two_sessions_hold_is_trained_on_once(tmp_path: Path) -> None:
+    records = claude_records("s1")
+    resumed = claude_records("s2", prompt="And the roses?", answer="The wild ones.")
+    resumed[0]["parentUuid"] = records[-1]["uuid"]
+    put(tmp_path / "s1.jsonl", lines(*records))
+    put(tmp_path / "s2.jsonl", lines(*records, *resumed))
+    put(tmp_path / "copy" / "s1.jsonl", lines(*records))
+    paths = find(tmp_path)
+    report = Report()
+    rows = {row["source_path"].removeprefix(f"{tmp_path}/"): row for row in distill(paths, report=report)}
+    assert report.removed == {"all of its turns are in another row (duplicate)": 1}
+    assert set(rows) == {"copy/s1.jsonl", "s2.jsonl"}
+    assert len({row["family_id"] for row in rows.values()}) == 1
+    trained = Counter(
+        orjson.dumps(message)
+        for row in rows.values()
+        for message in map(orjson.loads, row["messages"])
+        if message["role"] == "assistant" and message.get("weight") != 0
+    )
+    assert len(trained) == 4
+    assert set(trained.values()) == {1}
+    for row in rows.values():
+        before = [orjson.loads(message).get("weight") for message in row["messages"][: row["owned_from"]]]
+        assert before == [0] * row["owned_from"]
+    assert len(list(distill(paths, families=False))) == 3
+
+
 # -- interruptions ----------------------------------------------------------------------------------
 
 
@@ -453,8 +485,12 @@ from agent_rollouts.distill import write
 
 read = copies.read
 
+seen = []
+
 def read_until_the_last(source, *args, **options):
-    if source.name == "zzz.jsonl":
+    # Files are read once for their families, and once for their rows.
+    seen.append(source.name)
+    if seen.count("zzz.jsonl") == 2:
         time.sleep(60)
     return read(source, *args, **options)
 

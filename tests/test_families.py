@@ -157,6 +157,16 @@ def test_equal_prompts_are_no_family() -> None:
     assert len({v.family_id for v in settled(rows).values()}) == 2
 
 
+def test_sessions_with_ids_of_their_own_may_say_the_same() -> None:
+    """Enveloped Codex files name their thread: equal ones were said twice, unless one says that it copies."""
+    meta = {"cli_version": "0.130.0"}
+    rows = [session(name, *A, source_meta=meta) for name in ("one", "two")]
+    assert shown(rows) == {"one": ("root", 0), "two": ("root", 0)}
+    assert len({v.family_id for v in settled(rows).values()}) == 2
+    bare = session("bare", *A)
+    assert shown([rows[0], bare]) == {"bare": ("root", 0), "one": ("duplicate", None)}
+
+
 def test_windows_and_branches_of_a_file() -> None:
     rows = [
         session("s", *A, *B, source_meta={"compactions": [{"segment": 1}]}),

@@ -1,7 +1,8 @@
 """Distilling: from rollouts to a dataset on disk that trainers take as it is.
 
-Rows are read, rollouts without a prompt or an answer left out, messages brought into the shape that
-chat templates accept, and everything written at once as Parquet with a card.
+Rows are read, each turn is given to one of the rows that hold it, rollouts without a prompt or an answer
+are left out, messages brought into the shape that chat templates accept, and everything is written at
+once as Parquet with a card.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datasets import Features, Json, List, Value
 from agent_rollouts.chat import to_chat
 from agent_rollouts.configs import file_rules
 from agent_rollouts.copies import reader
+from agent_rollouts.distill.families import Families, Key, Verdict, key, own
 from agent_rollouts.features import prompt_count
 from agent_rollouts.rollout import Rollout
 from agent_rollouts.source import each, reason
@@ -37,6 +39,9 @@ SFT_FEATURES = Features(
         "model": Value("string"),
         "started_at": Value("string"),
         "ended_at": Value("string"),
+        "family_id": Value("string"),
+        "family_role": Value("string"),
+        "owned_from": Value("int64"),
     }
 )
 """The rows of a distilled dataset: TRL's conversational shape, and where each row comes from."""
@@ -78,6 +83,7 @@ def distill(
     format: str = "auto",
     history: str = "segments",
     internal: bool = False,
+    families: bool = True,
     report: Report | None = None,
     name_of: Callable[[str], str] = str,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
@@ -88,18 +94,35 @@ def distill(
         format: a format's name, or `auto`.
         history: `segments` conditions every answer on what the model saw; see `rollout.assemble`.
         internal: whether the agent's own housekeeping is kept.
+        families: whether a turn that several rows hold is trained on in one of them only; files are read twice then.
         report: filled while rows are made; complete when they are.
         name_of: what to write as `source_path` for a path.
         progress: put around the files, to show how far they are.
     """
     report = report if report is not None else Report()
-    for rollout in _rollouts(list(files), format, history, report, progress):
+    files = list(files)
+    verdicts = _families(files, format, history, internal, progress) if families else None
+
+    def note(path: str, error: Exception) -> None:
+        report.bad_files[path] = reason(path, error)
+
+    for rollout in _rollouts(_counted(progress(files), report), files, format, history, note):
         report.skipped += rollout.skipped
         if not rollout:
             continue
         report.rollouts += 1
-        messages = list(rollout.messages)
-        if why := _why_not(rollout, messages, internal):
+        if rollout.internal and not internal:
+            report.removed[f"the agent's own: {rollout.internal}"] += 1
+            continue
+        row: dict[str, Any] = vars(rollout)
+        if verdicts is not None:
+            verdict = verdicts[key(row)]
+            if verdict.owned_from is None:
+                report.removed[f"all of its turns are in another row ({verdict.family_role})"] += 1
+                continue
+            row = own(row, verdict)
+        messages = list(row["messages"])
+        if why := _why_not(messages):
             report.removed[why] += 1
             continue
         chat = to_chat(messages)
@@ -113,26 +136,40 @@ def distill(
         report.formats[rollout.source_kind] += 1
         report.models[rollout.model or "not said"] += 1
         tools = None if rollout.tools is None else [orjson.dumps(tool).decode() for tool in rollout.tools]
-        columns = {name: getattr(rollout, name) for name in SFT_FEATURES if name not in ("messages", "tools")}
+        columns = {name: row.get(name) for name in SFT_FEATURES if name not in ("messages", "tools")}
         columns |= {"messages": [text.decode() for text in texts], "tools": tools}
+        # Messages were joined and moved on the way: what stood before is counted in the new ones.
+        if before := columns["owned_from"]:
+            columns["owned_from"] = len(to_chat(messages[:before]))
         yield columns | {"source_path": name_of(rollout.source_path)}
 
 
-def _rollouts(
-    files: list[str], format: str, history: str, report: Report, progress: Callable[[Iterable[str]], Iterable[str]]
-) -> Iterator[Rollout]:
-    def note(path: str, error: Exception) -> None:
-        report.bad_files[path] = reason(path, error)
+def _families(
+    files: list[str], format: str, history: str, internal: bool, progress: Callable[[Iterable[str]], Iterable[str]]
+) -> dict[Key, Verdict]:
+    known = Families()
+    # What is wrong with a file is reported when its rows are made.
+    for rollout in _rollouts(progress(files), files, format, history, lambda *_: None):
+        if rollout and (internal or rollout.internal is None):
+            known.add(vars(rollout))
+    return known.settle()
 
-    read = reader(files, format, history=history)
-    for path in progress(files):
+
+def _counted(files: Iterable[str], report: Report) -> Iterator[str]:
+    for path in files:
         report.files += 1
+        yield path
+
+
+def _rollouts(
+    paths: Iterable[str], files: list[str], format: str, history: str, note: Callable[[str, Exception], None]
+) -> Iterator[Rollout]:
+    read = reader(files, format, history=history)
+    for path in paths:
         yield from each(path, read, note, **file_rules(format))
 
 
-def _why_not(rollout: Rollout, messages: list[dict[str, Any]], internal: bool) -> str | None:
-    if rollout.internal and not internal:
-        return f"the agent's own: {rollout.internal}"
+def _why_not(messages: list[dict[str, Any]]) -> str | None:
     if not prompt_count(messages) and not any(message.get("origin") in _TASKS for message in messages):
         return "no prompt"
     answers = [m for m in messages if m["role"] == "assistant" and (m["content"] or m.get("tool_calls"))]

@@ -10,10 +10,12 @@ turn is owned by one of them; the others keep it as context, with weight 0. Thre
 
 Two messages are the same turn by their source's id (a short one only with equal content), else by
 exact equality of all that was said up to them since the last message with an id (role, text, calls,
-results; not ids, not times, not system prompts). Rows are of one family when they share a model turn or
-a long id, or when one names the other: parent, root session, the session ids that a Claude Code file
-copies, or the same id in two files. A turn belongs to the row that produced it, where a chain of parents
-tells; else to the row with most messages; else to the first by trace_id.
+results; not ids, not times, not system prompts). Rows are of one family when one names the other
+(parent, root session, the session ids that a Claude Code file copies, the same id in two files), when they
+share an id, or when they share a model turn and one of them is of a kind that has no ids: bare Codex,
+ShareGPT, chat JSON Lines. (Two sessions with ids of their own that say the same were said twice.) A turn
+belongs to the row that produced it, where a chain of parents tells; else to the row with most messages;
+else to the first by trace_id.
 """
 
 from __future__ import annotations
@@ -45,8 +47,10 @@ one that goes on without copying; a sub-agent; and rows that own nothing: part o
 
 # A name of this length with this many digits was made by a machine, and means one session wherever it stands.
 _LONG, _DIGITS = 16, 6
-# What a message is, as bits of a byte.
-_MODEL, _NAMED, _COPY, _SYSTEM = 1, 2, 4, 8
+# What a message is, as bits of a byte; one that tells makes those who share it a family.
+_MODEL, _TELLS, _COPY, _SYSTEM = 1, 2, 4, 8
+# Written anew at each turn or export, under any id.
+_NAMELESS = frozenset({"chat_completions", "hermes_trajectory"})
 _VERSION = b"1"
 
 
@@ -151,7 +155,7 @@ class Families:
         name = key(row)
         meta = row.get("source_meta") or {}
         meta = orjson.loads(meta) if isinstance(meta, str) else meta
-        turns, chain, kinds = _turns(row["messages"], name.source_kind)
+        turns, chain, kinds = _turns(row["messages"], name.source_kind, _is_nameless(name, meta))
         chain = turns if turns == chain else chain
         # A Claude Code file that begins with another session's records says whose they are.
         copied = [one for one in meta.get("session_ids") or () if one != name.trace_id.partition("#")[0]]
@@ -290,7 +294,7 @@ _SAVED = ("root", "parent", "is_sidechain", "is_window", "started_at", "spawned_
 # -- what names a message ---------------------------------------------------------------------------
 
 
-def _turns(messages: Iterable[Any], kind: str) -> tuple[array[int], array[int], bytes]:
+def _turns(messages: Iterable[Any], kind: str, is_nameless: bool) -> tuple[array[int], array[int], bytes]:
     """For each message what names its turn, what names all that was said up to it, and its bits."""
     turns, chain, kinds = array("Q"), array("Q"), bytearray()
     turn = said = asked = results = 0
@@ -313,12 +317,14 @@ def _turns(messages: Iterable[Any], kind: str) -> tuple[array[int], array[int], 
             results += 1
             turn = xxh3_64_intdigest(results.to_bytes(4, "little"), seed=asked)
         elif isinstance(id, str) and len(id) >= _LONG:
-            turn, bits = _digest(kind, id), bits | _NAMED
+            turn, bits = _digest(kind, id), bits | _TELLS
         elif isinstance(id, str) and not id.isdecimal():
             turn = xxh3_64_intdigest(text, seed=_digest(kind, id))
+            bits |= _TELLS if role == "assistant" else 0
         else:
             id = None
             turn = xxh3_64_intdigest(text, seed=turn)
+            bits |= _TELLS if role == "assistant" and is_nameless else 0
         if role != "tool":
             asked, results = (turn, 0) if id is not None and role == "assistant" else (0, 0)
         turns.append(turn)
@@ -329,6 +335,14 @@ def _turns(messages: Iterable[Any], kind: str) -> tuple[array[int], array[int], 
 
 def _digest(*names: str) -> int:
     return xxh3_64_intdigest("\0".join(names).encode("utf-8", "replace"))
+
+
+def _is_nameless(name: Key, meta: Mapping[str, Any]) -> bool:
+    """Whether the row has no id of its source's: none of a kind that has them, and its file's name instead."""
+    if name.source_kind == "codex":
+        return not meta.get("cli_version")
+    stem = posixpath.basename(name.source_path.replace("\\", "/")).split(".")[0]
+    return name.source_kind in _NAMELESS or bool(stem and name.trace_id.startswith(stem))
 
 
 def _marked(message: Any, is_copy: bool) -> Any:
@@ -413,9 +427,14 @@ class _Settlement:
                     # What people name alike in one folder may still be different; a root or parent is meant.
                     if _is_long(name) or name != _base(row) or row.root == name:
                         heads[head(index)] = head(names.setdefault((scope, name), index))
-        telling = np.flatnonzero(self.kinds & (_MODEL | _NAMED))
-        order = telling[np.argsort(self.turns[telling], kind="stable")]
+        asked = np.flatnonzero(self.kinds & (_MODEL | _TELLS))
+        order = asked[np.argsort(self.turns[asked], kind="stable")]
         same = self.turns[order[1:]] == self.turns[order[:-1]]
+        if len(order):
+            # Of those who share a turn one must tell.
+            begins = np.flatnonzero(np.concatenate([[True], ~same]))
+            tells = np.maximum.reduceat(self.kinds[order] & _TELLS, begins) > 0
+            same &= np.repeat(tells, np.diff([*begins, len(order)]))[1:]
         pairs = np.stack([self.row_of[order[1:]][same], self.row_of[order[:-1]][same]], axis=1)
         for a, b in np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0).tolist():
             heads[head(a)] = head(b)
@@ -498,11 +517,9 @@ class _Settlement:
     def _family_id(self, root: int) -> str:
         """Made of the root's first own turn that tells it from others, so that a copy of the root says the same."""
         row = self.rows[root]
-        telling = [turn for turn, bits in zip(row.turns, row.kinds, strict=True) if bits & (_MODEL | _NAMED)]
-        place = int(self.starts[root])
-        if telling:
-            first = next(i for i, bits in enumerate(row.kinds) if bits & (_MODEL | _NAMED))
-            return f"{int(self.turns[place + first]):016x}"
+        first = next((i for i, bits in enumerate(row.kinds) if bits & _TELLS), None)
+        if first is not None:
+            return f"{int(self.turns[self.starts[root] + first]):016x}"
         scope = "" if _is_long(_base(row)) else row.key.source_path
         return f"{_digest(row.key.source_kind, scope, _base(row)):016x}"
 
