@@ -1,0 +1,111 @@
+"""Plain conversations, read plainly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from agent_rollouts.audit.raw import Raw, chat_message, chat_parts, id_of, records
+from agent_rollouts.events import JSON
+from agent_rollouts.source import Source
+
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "bing": "assistant"}
+_ROLES |= {"observation": "tool", "function_response": "tool", "tool_response": "tool"}
+_PLAIN = {"user", "assistant", "model", "system", "tool"}
+_THOUGHT = ("reasoning_content", "reasoning", "thinking")
+
+
+def raw(source: Source) -> Iterator[Raw]:
+    """What the conversations of a file hold, whatever its shape."""
+    for number, record in enumerate(_records(source)):
+        if not isinstance(record, dict) or "preferred_output" in record or {"chosen", "rejected"} <= set(record):
+            continue
+        media = [record.get(key) for key in ("images", "videos", "audios")]
+        if "role" not in record:
+            yield from (Raw("media", None, None) for found in media if isinstance(found, list) for _ in found)
+        for index, message in enumerate(_messages(record)):
+            if isinstance(message, dict):
+                yield from _one(message, id_of(message.get("id")) or f"{number}.{index}")
+
+
+def _records(source: Source) -> Iterator[JSON]:
+    with source.open() as stream:
+        text = stream.read().decode("utf-8", "replace").lstrip("\ufeff")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        yield from records(source)
+        return
+    yield from document if isinstance(document, list) else [document]
+
+
+def _messages(record: dict[str, JSON]) -> Iterator[JSON]:
+    thought = {key: record[key] for key in _THOUGHT if isinstance(record.get(key), str)}
+    for key in ("system", "instructions"):
+        if record.get(key) and (key == "system" or "input" in record):
+            yield {"role": "system", "content": record[key]}
+    match record:
+        case {"messages": list(found)} | {"conversations": list(found)} if any(map(_is_one, found)):
+            yield from found
+        case {"prompt": ask, "response": answer} | {"prompt": ask, "completion": answer}:
+            for role, side, more in (("user", ask, {}), ("assistant", answer, thought)):
+                yield from [{"role": role, "content": side, **more}] if isinstance(side, str) else _list(side)
+        case {"instruction": str(ask), "output": str(answer)}:
+            for pair in record.get("history") or ():
+                yield {"role": "user", "content": pair[0]}
+                yield {"role": "assistant", "content": pair[1]}
+            yield {"role": "user", "content": "\n".join(filter(None, (ask, record.get("input"))))}
+            yield {"role": "assistant", "content": answer, **thought}
+        case {"input": ask, "output": list(items)}:
+            yield from [{"role": "user", "content": ask}] if isinstance(ask, str) else ask
+            yield from items
+        case {"role": str()}:
+            yield record
+
+
+def _list(side: JSON) -> list[JSON]:
+    return side if isinstance(side, list) else [side]
+
+
+def _is_one(message: JSON) -> bool:
+    return isinstance(message, dict) and ("role" in message or "from" in message)
+
+
+def _one(message: dict[str, JSON], key: str) -> Iterator[Raw]:
+    speaker, kind = message.get("from"), message.get("type")
+    if "role" in message:
+        yield from chat_message(_split(message), key)
+    elif speaker in ("function_call", "tool_call"):
+        value = message.get("value")
+        try:
+            calls = json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            yield from (Raw("tool_call", None, None), Raw("answer", key, value))
+            return
+        yield from chat_message({"role": "assistant", "tool_calls": calls}, key)
+    elif isinstance(speaker, str) and (speaker in _ROLES or speaker in _PLAIN):
+        role = _ROLES.get(speaker, speaker)
+        yield from chat_message(_split({**message, "role": role, "content": message.get("value")}), key)
+    elif kind == "reasoning":
+        yield from chat_parts([message], key)[0]
+    elif kind == "function_call":
+        yield Raw("tool_call", id_of(message.get("call_id")), (message.get("name"), message.get("arguments") or {}))
+    elif kind == "custom_tool_call":
+        yield Raw("tool_call", id_of(message.get("call_id")), (message.get("name"), {"input": message.get("input")}))
+    elif kind in ("function_call_output", "custom_tool_call_output"):
+        result = {"role": "tool", "tool_call_id": message.get("call_id"), "content": message.get("output")}
+        yield from chat_message(result, key)
+    elif isinstance(kind, str) and kind.endswith("_call"):
+        yield Raw("tool_call", None, None)
+
+
+def _split(message: dict[str, JSON]) -> dict[str, JSON]:
+    """The reasoning that stands before an answer, as a field of its own."""
+    text = message.get("content")
+    if message["role"] not in ("assistant", "model", "ai") or not isinstance(text, str) or "</think>" not in text:
+        return message
+    if not text.startswith("<think>") or any(isinstance(message.get(k), str) and message[k].strip() for k in _THOUGHT):
+        return message
+    before, after = text.split("</think>", 1)
+    thought = before[len("<think>") :].removeprefix("\n").removesuffix("\n")
+    return {**message, "thinking": thought, "content": after.lstrip("\n")}
