@@ -47,16 +47,20 @@ def _messages(record: dict[str, JSON]) -> Iterator[JSON]:
     match record:
         case {"messages": list(found)} | {"conversations": list(found)} if any(map(_is_one, found)):
             yield from found
-        case {"prompt": ask, "response": answer} | {"prompt": ask, "completion": answer}:
+        case {"prompt": ask, "response": answer} | {"prompt": ask, "completion": answer} if _list(ask) and _list(
+            answer
+        ):
             for role, side, more in (("user", ask, {}), ("assistant", answer, thought)):
                 yield from [{"role": role, "content": side, **more}] if isinstance(side, str) else _list(side)
         case {"instruction": str(ask), "output": str(answer)}:
-            for pair in record.get("history") or ():
-                yield {"role": "user", "content": pair[0]}
-                yield {"role": "assistant", "content": pair[1]}
-            yield {"role": "user", "content": "\n".join(filter(None, (ask, record.get("input"))))}
+            history, more = record.get("history"), record.get("input")
+            for pair in history if isinstance(history, list) else ():
+                if isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair):
+                    yield {"role": "user", "content": pair[0]}
+                    yield {"role": "assistant", "content": pair[1]}
+            yield {"role": "user", "content": f"{ask}\n{more}" if isinstance(more, str) and more else ask}
             yield {"role": "assistant", "content": answer, **thought}
-        case {"input": ask, "output": list(items)}:
+        case {"input": str() | list() as ask, "output": list(items)}:
             yield from [{"role": "user", "content": ask}] if isinstance(ask, str) else ask
             yield from items
         case {"role": str()}:
@@ -64,7 +68,9 @@ def _messages(record: dict[str, JSON]) -> Iterator[JSON]:
 
 
 def _list(side: JSON) -> list[JSON]:
-    return side if isinstance(side, list) else [side]
+    """The text or the messages of a side, nothing where it is neither."""
+    found = side if isinstance(side, list) else [side]
+    return found if isinstance(side, str) or all(map(_is_one, found)) else []
 
 
 def _is_one(message: JSON) -> bool:

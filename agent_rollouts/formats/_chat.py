@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import orjson
 
 from agent_rollouts import jsontext
-from agent_rollouts.events import JSON, At, Called, Event, Media, Returned, Said, Skipped, Thought
+from agent_rollouts.events import JSON, At, Called, Event, Facts, Media, Returned, Said, Skipped, Thought
 from agent_rollouts.formats._media import decoded, of_url
 
 ROLES = {
@@ -217,25 +217,31 @@ def usage(value: JSON) -> dict[str, int | float]:
     return found
 
 
-def tool_schemas(value: JSON) -> list[JSON] | None:
-    """Tools as the chat completions API has them, of a list or its JSON text; None where it is no list of objects.
+def tools(value: JSON) -> Iterator[Event]:
+    """The fact of the tools that were offered, a list or its JSON text, as the chat completions API has them.
 
-    The flat ones of the Responses API, of Anthropic's, and of the older `functions` are put into their `function`.
+    The flat ones of the Responses API, of Anthropic's, and of the older `functions` are put into their `function`;
+    those that run at the provider have no schema. Nothing at all (null, "") says nothing.
     """
-    tools = jsontext.loads_exactly(value) if isinstance(value, str) else value
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        return None
-    return [_schema(tool) for tool in tools]
+    given = jsontext.loads_exactly(value) if isinstance(value, str) else value
+    if isinstance(given, list) and all(isinstance(tool, dict) for tool in given):
+        schemas = [schema for tool in given if (schema := _schema(tool))]
+        yield Facts({"tools": schemas})
+        if len(schemas) < len(given):
+            yield Skipped("record: tool without a schema", count=len(given) - len(schemas))
+    elif given:
+        yield Skipped("record: tools of an unknown shape")
 
 
-def _schema(tool: dict[str, JSON]) -> dict[str, JSON]:
+def _schema(tool: dict[str, JSON]) -> dict[str, JSON] | None:
     if isinstance(tool.get("function"), dict):
         return tool if "type" in tool else {"type": "function", **tool}
-    # Without parameters it is a tool that runs at the provider, which has no schema.
-    if not isinstance(tool.get("name"), str) or not {"parameters", "input_schema", "description"} & set(tool):
-        return tool
-    names = {"input_schema": "parameters"}
-    return {"type": "function", "function": {names.get(k, k): v for k, v in tool.items() if k != "type"}}
+    if isinstance(tool.get("name"), str) and (
+        tool.get("type") == "function" or {"parameters", "input_schema"} & set(tool)
+    ):
+        names = {"input_schema": "parameters"}
+        return {"type": "function", "function": {names.get(k, k): v for k, v in tool.items() if k != "type"}}
+    return None
 
 
 def leading_think(text: str) -> tuple[str | None, str]:

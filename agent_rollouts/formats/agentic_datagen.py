@@ -33,12 +33,11 @@ from collections.abc import Iterator
 
 from agent_rollouts import jsontext
 from agent_rollouts.events import JSON, At, End, Event, Facts, Skipped, Start, Used
-from agent_rollouts.formats._chat import json_text, message_events, reasoning, text_or_none, tool_schemas, usage
+from agent_rollouts.formats._chat import json_text, message_events, reasoning, text_or_none, tools, usage
 from agent_rollouts.source import HEAD_BYTES, Head, Source
 
 # As the program writes the keys of a result.
 _RESULT_KEYS = ["role", "content", "tool_call_id", "name"]
-_COLUMNS = frozenset({"prompt", "completed"})
 
 
 def claims(head: Head) -> bool:
@@ -91,19 +90,19 @@ def _facts(record: dict[str, JSON], name: str) -> Iterator[Event]:
     first = next(users, None)
     prompt = text_or_none(record.get("prompt")) or text_or_none(metadata.get("prompt")) or first
     if session := text_or_none(metadata.get("session_id")):
-        digest = hashlib.sha256(json_text(prompt).encode()).hexdigest()[:8]
+        # The same prompt of the same list may have been run twice: what was said is the session's own.
+        digest = hashlib.sha256(json_text(record["messages"]).encode()).hexdigest()[:8]
         run = text_or_none(metadata.get("run_id"))
         name = f"{run}:{session}" if run else f"{session}:{digest}"
-    values: dict[str, JSON] = {"trace_id": name, "completed": metadata.get("completed")}
-    if "tools" in record and (tools := tool_schemas(record["tools"])) is not None:
-        values["tools"] = tools
-    elif record.get("tools"):
-        yield Skipped("record: tools of an unknown shape")
-    meta = {key: value for key, value in metadata.items() if key not in _COLUMNS}
+    values: dict[str, JSON] = {"trace_id": name}
+    if isinstance(metadata.get("completed"), bool):
+        values["completed"] = metadata["completed"]
+    meta = {key: value for key, value in metadata.items() if key != "prompt" and value is not values.get(key)}
     if prompt != first:
         meta["prompt"] = prompt
     yield from _usage(record.get("usage"), meta)
     yield Facts(values, meta)
+    yield from tools(record.get("tools"))
 
 
 def _usage(counts: JSON, meta: dict[str, JSON]) -> Iterator[Event]:

@@ -33,7 +33,8 @@ Columns:
   characters, numbers and truth values, also those within `metadata`, go to `source_meta.extra`; what is larger is
   counted, and `source_meta.unused` names it. `parallel_tool_calls` and the `name` of a user are left out.
 * Lines that are messages form one rollout for each `trace_id`, `session_id` or `conversation_id`, however they are
-  mixed; those without form one together, named after the file. There `id` is the message's own.
+  mixed; those without form one together, named after the file. There `id` is the message's own, and of what stands
+  beside it only `model` and `usage` are read.
 
 Messages:
 
@@ -64,7 +65,7 @@ from agent_rollouts.formats._chat import (
     message_events,
     reasoning,
     text_or_none,
-    tool_schemas,
+    tools,
     usage,
 )
 from agent_rollouts.source import HEAD_BYTES, Head, Source
@@ -105,8 +106,8 @@ def _is_ours(record: dict[str, JSON], is_cut: bool) -> bool:
 def _is_start(record: dict[str, JSON]) -> bool:
     if not record.keys() <= {*_READ, *_IDS, "metadata", "prompt", "instruction"}:
         return False
-    tools = record.get("tools")
-    offers = isinstance(tools, list) and any(isinstance(t, dict) and isinstance(t.get("function"), dict) for t in tools)
+    given = record.get("tools")
+    offers = isinstance(given, list) and any(isinstance(t, dict) and isinstance(t.get("function"), dict) for t in given)
     return offers or bool(_side(record.get("prompt"), "user")) or isinstance(record.get("instruction"), str)
 
 
@@ -199,18 +200,14 @@ def _is_document(data: bytes) -> bool:
 
 def _facts(record: dict[str, JSON], kind: str, stem: str, number: int) -> Iterator[Event]:
     named = next((key for key in _IDS if _name(record.get(key), stem)), None)
-    values = {"trace_id": _name(record[named], stem) if named else f"{stem}:{number}"}
-    used = _READ | _own(record, kind) | {named}
-    values["model"] = record.get("model")
+    name = _name(record[named], stem) if named else f"{stem}:{number}"
+    values: dict[str, JSON] = {"trace_id": name, "model": record.get("model")}
+    used: set[str | None] = {*_READ, *_own(record, kind), named}
     for key, types in (("completed", (bool,)), ("reward", (int, float))):
         if type(record.get(key)) in types and abs(record[key]) < 2**63:
             values[key] = record[key]
             used |= {key}
-    offered = record.get("tools") or record.get("functions")
-    if (tools := tool_schemas(offered if offered else record.get("tools"))) is not None:
-        values["tools"] = tools
-    elif offered:
-        yield Skipped("record: tools of an unknown shape")
+    yield from tools(record.get("functions") or record.get("tools"))
     for key in _MEDIA:
         if isinstance(beside := record.get(key), list) and beside:
             yield Skipped("media: beside the messages", count=len(beside))
@@ -294,9 +291,9 @@ def _messages(record: dict[str, JSON], kind: str) -> Iterator[JSON]:
         history = record.get("history")
         for asked in history if isinstance(history, list) else []:
             match asked:
-                case [str(ask), str(answer)]:
-                    yield {"role": "user", "content": ask}
-                    yield {"role": "assistant", "content": answer}
+                case [str(question), str(said)]:
+                    yield {"role": "user", "content": question}
+                    yield {"role": "assistant", "content": said}
                 case _:
                     yield None
         asked, more = record["instruction"], record.get("input")
@@ -340,12 +337,12 @@ def _message(message: dict[str, JSON], turn: int | None) -> Iterator[Event]:
 
 
 def _at(message: dict[str, JSON], turn: int | None) -> At:
-    origin, timestamp = message.get("origin"), message.get("timestamp")
-    # Of a time beyond any calendar nothing can be told.
-    is_number = type(timestamp) in (int, float) and 0 < timestamp < 1e15
+    origin, moment = message.get("origin"), message.get("timestamp")
+    # Of a number beyond any calendar nothing can be told.
+    is_number = isinstance(moment, (int, float)) and not isinstance(moment, bool) and 0 < moment < 1e15
     return At(
         id=text_or_none(message.get("id")),
-        timestamp=timestamp if is_number else text_or_none(timestamp),
+        timestamp=moment if is_number else text_or_none(moment),
         turn=turn,
         origin=origin if isinstance(origin, str) and origin in ORIGINS else None,
         weight_reason=_reason(message),
@@ -377,6 +374,7 @@ def _turn(turn: dict[str, JSON], speaker: str | None, number: int) -> Iterator[E
 
 def _item(item: dict[str, JSON]) -> Iterator[Event]:
     """An item of the Responses API, as the message or the part of one that it is."""
+    message: dict[str, JSON]
     match item:
         case {"type": "reasoning"}:
             message = {"role": "assistant", "content": [item]}
