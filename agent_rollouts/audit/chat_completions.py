@@ -50,8 +50,8 @@ def _messages(record: dict[str, JSON]) -> Iterator[JSON]:
         case {"prompt": ask, "response": answer} | {"prompt": ask, "completion": answer} if _list(ask) and _list(
             answer
         ):
-            for role, side, more in (("user", ask, {}), ("assistant", answer, thought)):
-                yield from [{"role": role, "content": side, **more}] if isinstance(side, str) else _list(side)
+            for role, side, beside in (("user", ask, {}), ("assistant", answer, thought)):
+                yield from [{"role": role, "content": side, **beside}] if isinstance(side, str) else _list(side)
         case {"instruction": str(ask), "output": str(answer)}:
             history, more = record.get("history"), record.get("input")
             for pair in history if isinstance(history, list) else ():
@@ -60,7 +60,7 @@ def _messages(record: dict[str, JSON]) -> Iterator[JSON]:
                     yield {"role": "assistant", "content": pair[1]}
             yield {"role": "user", "content": f"{ask}\n{more}" if isinstance(more, str) and more else ask}
             yield {"role": "assistant", "content": answer, **thought}
-        case {"input": str() | list() as ask, "output": list(items)}:
+        case {"input": (str() | list()) as ask, "output": list(items)}:
             yield from [{"role": "user", "content": ask}] if isinstance(ask, str) else ask
             yield from items
         case {"role": str()}:
