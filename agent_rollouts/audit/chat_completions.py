@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from agent_rollouts.audit.raw import Raw, chat_message, chat_parts, id_of, records
+from agent_rollouts.audit.raw import Raw, chat_message, chat_parts, id_of, is_blank, records
 from agent_rollouts.events import JSON
 from agent_rollouts.source import Source
 
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "bing": "assistant"}
 _ROLES |= {"observation": "tool", "function_response": "tool", "tool_response": "tool"}
-_PLAIN = {"user", "assistant", "model", "system", "tool"}
+_PLAIN = ("user", "assistant", "model", "system", "tool")
 _THOUGHT = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -20,10 +20,14 @@ def raw(source: Source) -> Iterator[Raw]:
     for number, record in enumerate(_records(source)):
         if not isinstance(record, dict) or "preferred_output" in record or {"chosen", "rejected"} <= set(record):
             continue
-        media = [record.get(key) for key in ("images", "videos", "audios")]
-        if "role" not in record:
-            yield from (Raw("media", None, None) for found in media if isinstance(found, list) for _ in found)
-        for index, message in enumerate(_messages(record)):
+        messages = list(_messages(record))
+        if messages and messages[0] is not record:
+            beside = [record.get(key) for key in ("images", "videos", "audios")]
+            yield from (Raw("media", None, None) for found in beside if isinstance(found, list) for _ in found)
+            for key in ("system", "instructions"):
+                if record.get(key) and (key == "system" or "input" in record):
+                    messages.insert(0, {"role": "system", "content": record[key]})
+        for index, message in enumerate(messages):
             if isinstance(message, dict):
                 yield from _one(message, id_of(message.get("id")) or f"{number}.{index}")
 
@@ -41,9 +45,6 @@ def _records(source: Source) -> Iterator[JSON]:
 
 def _messages(record: dict[str, JSON]) -> Iterator[JSON]:
     thought = {key: record[key] for key in _THOUGHT if isinstance(record.get(key), str)}
-    for key in ("system", "instructions"):
-        if record.get(key) and (key == "system" or "input" in record):
-            yield {"role": "system", "content": record[key]}
     match record:
         case {"messages": list(found)} | {"conversations": list(found)} if any(map(_is_one, found)):
             yield from found
@@ -60,49 +61,72 @@ def _messages(record: dict[str, JSON]) -> Iterator[JSON]:
                     yield {"role": "assistant", "content": pair[1]}
             yield {"role": "user", "content": f"{ask}\n{more}" if isinstance(more, str) and more else ask}
             yield {"role": "assistant", "content": answer, **thought}
-        case {"input": (str() | list()) as ask, "output": list(items)}:
+        case {"input": ask, "output": list(items)} if _has_items(items) and (isinstance(ask, str) or _has_items(ask)):
             yield from [{"role": "user", "content": ask}] if isinstance(ask, str) else ask
             yield from items
-        case {"role": str()}:
+        case {"role": _} if "content" in record or _is_one(record):
             yield record
 
 
 def _list(side: JSON) -> list[JSON]:
     """The text or the messages of a side, nothing where it is neither."""
     found = side if isinstance(side, list) else [side]
-    return found if isinstance(side, str) or all(map(_is_one, found)) else []
+    return found if isinstance(side, str) or any(_is_one(one) and "role" in one for one in found) else []
 
 
 def _is_one(message: JSON) -> bool:
-    return isinstance(message, dict) and ("role" in message or "from" in message)
+    if not isinstance(message, dict):
+        return False
+    if isinstance(message.get("from"), str) and "value" in message:
+        return True
+    says = {"content", "tool_calls", "function_call", "tool_call_id"} & set(message)
+    return bool(says) and message.get("role") in ("developer", "human", "ai", "function", *_PLAIN)
+
+
+def _has_items(items: JSON) -> bool:
+    """Whether something in a list is an item of the Responses API."""
+    kinds = ("reasoning", "function_call", "custom_tool_call", "function_call_output", "custom_tool_call_output")
+    found = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    return any(_is_one(item) or item.get("type") in kinds for item in found)
 
 
 def _one(message: dict[str, JSON], key: str) -> Iterator[Raw]:
     speaker, kind = message.get("from"), message.get("type")
     if "role" in message:
         yield from chat_message(_split(message), key)
-    elif speaker in ("function_call", "tool_call"):
-        value = message.get("value")
+    elif speaker in ("function_call", "tool_call") and "value" in message:
+        value = message["value"]
         try:
             calls = json.loads(value) if isinstance(value, str) else value
         except ValueError:
-            yield from (Raw("tool_call", None, None), Raw("answer", key, value))
-            return
-        yield from chat_message({"role": "assistant", "tool_calls": calls}, key)
-    elif isinstance(speaker, str) and (speaker in _ROLES or speaker in _PLAIN):
-        role = _ROLES.get(speaker, speaker)
-        yield from chat_message(_split({**message, "role": role, "content": message.get("value")}), key)
+            calls = None
+        found = calls if isinstance(calls, list) else [calls]
+        if found and all(isinstance(call, dict) and (call.get("name") or call.get("function")) for call in found):
+            yield from chat_message({**message, "role": "assistant", "tool_calls": found}, key)
+        else:
+            yield Raw("tool_call", None, ("", None))
+            yield Raw(
+                "answer",
+                key,
+                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":")),
+            )
+    elif isinstance(speaker, str) and "value" in message:
+        role = _ROLES.get(speaker, speaker if speaker in _PLAIN else "")
+        yield from chat_message(_split({**message, "role": role, "content": message["value"]}), key)
     elif kind == "reasoning":
         yield from chat_parts([message], key)[0]
     elif kind == "function_call":
-        yield Raw("tool_call", id_of(message.get("call_id")), (message.get("name"), message.get("arguments") or {}))
+        given = message.get("arguments")
+        yield Raw("tool_call", id_of(message.get("call_id")), (message.get("name"), {} if is_blank(given) else given))
     elif kind == "custom_tool_call":
         yield Raw("tool_call", id_of(message.get("call_id")), (message.get("name"), {"input": message.get("input")}))
     elif kind in ("function_call_output", "custom_tool_call_output"):
         result = {"role": "tool", "tool_call_id": message.get("call_id"), "content": message.get("output")}
         yield from chat_message(result, key)
     elif isinstance(kind, str) and kind.endswith("_call"):
-        yield Raw("tool_call", None, None)
+        yield Raw("tool_call", None, ("", None))
+    elif kind is None and "content" in message:
+        yield from chat_message(message, key)
 
 
 def _split(message: dict[str, JSON]) -> dict[str, JSON]:

@@ -79,7 +79,7 @@ def chat_message(message: dict[str, JSON], key: str) -> Iterator[Raw]:
         function = one.get("function", one.get("custom", one))
         function = function if isinstance(function, dict) else {}
         given = {"input": function.get("input")} if "custom" in one else function.get("arguments")
-        yield Raw("tool_call", id_of(one.get("id")), (function.get("name"), {} if _is_blank(given) else given))
+        yield Raw("tool_call", id_of(one.get("id")), (function.get("name"), {} if is_blank(given) else given))
 
 
 def chat_parts(content: JSON, key: str) -> tuple[list[Raw], list[str]]:
@@ -103,7 +103,7 @@ def chat_parts(content: JSON, key: str) -> tuple[list[Raw], list[str]]:
             case {"type": "tool_use"}:
                 given = part.get("input")
                 found.append(
-                    Raw("tool_call", id_of(part.get("id")), (part.get("name"), {} if _is_blank(given) else given))
+                    Raw("tool_call", id_of(part.get("id")), (part.get("name"), {} if is_blank(given) else given))
                 )
             case {"type": "tool_result"}:
                 found.append(Raw("tool_result", id_of(part.get("tool_use_id")), None))
@@ -122,5 +122,6 @@ def _is_text(content: JSON) -> bool:
     return content is None or isinstance(content, str)
 
 
-def _is_blank(given: JSON) -> bool:
+def is_blank(given: JSON) -> bool:
+    """Whether arguments are none at all."""
     return given is None or (isinstance(given, str) and not given.strip())

@@ -104,6 +104,7 @@ def content(value: JSON, at: At) -> tuple[str, list[Media], list[Event]]:
     inner: list[Event] = []
     for part in value if isinstance(value, list) else [] if value is None else [value]:
         kind = part.get("type") if isinstance(part, dict) else None
+        kind = str(kind) if kind is not None else None
         if isinstance(part, str):
             texts.append(part)
         elif isinstance(part, dict) and kind in _THOUGHT:

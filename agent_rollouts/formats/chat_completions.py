@@ -61,6 +61,7 @@ from agent_rollouts.events import JSON, At, End, Event, Facts, Skipped, Start, U
 from agent_rollouts.features import ORIGINS
 from agent_rollouts.formats._chat import (
     ROLES,
+    json_text,
     leading_think,
     message_events,
     reasoning,
@@ -133,7 +134,7 @@ def shape(record: dict[str, JSON]) -> str | None:
 
 def _is_message(value: JSON) -> bool:
     is_one = isinstance(value, dict) and isinstance(value.get("role"), str) and value["role"] in ROLES
-    return is_one and not {"content", "tool_calls", "function_call"}.isdisjoint(value)
+    return is_one and not {"content", "tool_calls", "function_call", "tool_call_id"}.isdisjoint(value)
 
 
 def _is_turn(value: JSON) -> bool:
@@ -153,6 +154,8 @@ def decode(source: Source) -> Iterator[Event]:
     """The events of a file: every conversation begins and ends; single messages may be mixed with those of others."""
     for number, record in enumerate(_records(source)):
         kind = shape(record) if isinstance(record, dict) else None
+        if kind is None and isinstance(record, dict) and {"role", "content"} <= record.keys():
+            kind = "role"  # an unknown one, which is counted as such
         if kind is None:
             is_pair = isinstance(record, dict) and not {"preferred_output", "chosen"}.isdisjoint(record)
             yield Skipped("record: a better and a worse answer" if is_pair else "record: no conversation")
@@ -314,7 +317,7 @@ def _side(value: JSON, role: str) -> list[JSON]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     found = value if isinstance(value, list) else [value]
-    return found if all(map(_is_message, found)) else []
+    return found if any(map(_is_message, found)) else []
 
 
 def _system(record: dict[str, JSON], messages: list[JSON]) -> Iterator[Event]:
@@ -368,7 +371,7 @@ def _turn(turn: dict[str, JSON], speaker: str | None, number: int) -> Iterator[E
         message = {**turn, "role": "assistant", "tool_calls": calls}
     else:
         yield Skipped("tool_call: kept as text")
-        message = {**turn, "role": "assistant", "content": value}
+        message = {**turn, "role": "assistant", "content": value if isinstance(value, str) else json_text(value)}
     yield from message_events(message, _at(message, number))
 
 
@@ -386,7 +389,7 @@ def _item(item: dict[str, JSON]) -> Iterator[Event]:
             message = {"role": "assistant", "tool_calls": [call]}
         case {"type": "function_call_output" | "custom_tool_call_output"}:
             message = {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
-        case {"role": str()}:
+        case {"role": _} | {"content": _}:
             message = {**item, "id": None}
         case {"type": str(kind)} if kind.endswith("_call"):
             yield Skipped("tool_call: of a tool that runs at the provider")
