@@ -366,6 +366,17 @@ def test_no_message_raises(messages: list[dict[str, Any]]) -> None:
         list(chat_message(message, "m"))
 
 
+@pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"a": v}, lambda v: {"type": "text", "content": [v]}])
+def test_nesting_is_no_matter(wrap: Any) -> None:
+    value: Any = "deep"
+    for _ in range(400):
+        value = wrap(value)
+    for role in ("tool", "user", "assistant"):
+        for key in ("content", "reasoning_details", "tool_calls"):
+            list(assemble(events(**{"role": role, key: value})))
+            list(chat_message({"role": role, key: value}, "m"))
+
+
 @settings(max_examples=200, deadline=None)
 @given(VALUES, st.text(max_size=20))
 def test_no_value_raises(value: Any, text: str) -> None:

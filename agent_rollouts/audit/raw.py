@@ -116,7 +116,7 @@ def chat_parts(content: JSON, key: str) -> tuple[list[Raw], list[str]]:
 def _is_text(content: JSON) -> bool:
     """Whether a result is text and parts, and no value of the tool's own."""
     if isinstance(content, list):
-        return all(part is not None and _is_text(part) for part in content)
+        return all(part is not None and not isinstance(part, list) and _is_text(part) for part in content)
     if isinstance(content, dict):
         return "type" in content or isinstance(content.get("text"), str)
     return content is None or isinstance(content, str)

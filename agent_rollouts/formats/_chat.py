@@ -158,7 +158,7 @@ def _is_data(value: JSON) -> bool:
     if isinstance(value, dict):
         return "type" not in value and not isinstance(value.get("text"), str)
     if isinstance(value, list):
-        return any(_is_data(part) or part is None for part in value)
+        return any(part is None or isinstance(part, list) or _is_data(part) for part in value)
     return value is not None and not isinstance(value, str)
 
 

@@ -97,7 +97,7 @@ def _facts(record: dict[str, JSON], name: str) -> Iterator[Event]:
     values: dict[str, JSON] = {"trace_id": name}
     if isinstance(metadata.get("completed"), bool):
         values["completed"] = metadata["completed"]
-    meta = {key: value for key, value in metadata.items() if key != "prompt" and value is not values.get(key)}
+    meta = {key: value for key, value in metadata.items() if key != "prompt" and key not in values}
     if prompt != first:
         meta["prompt"] = prompt
     yield from _usage(record.get("usage"), meta)
@@ -112,12 +112,9 @@ def _usage(counts: JSON, meta: dict[str, JSON]) -> Iterator[Event]:
         yield Used(0, used)
     total = counts.get("total_tokens") if isinstance(counts, dict) else None
     if type(total) is int and "input_tokens" in used and "output_tokens" in used:
-        sums: dict[str, tuple[str, ...]] = {
-            "input + output + reasoning": ("input_tokens", "output_tokens", "reasoning_tokens")
-        }
-        sums["input + output"] = ("input_tokens", "output_tokens")
-        adds = {sum(used.get(key, 0) for key in keys): text for text, keys in sums.items()}
-        meta["usage_total"] = {"tokens": total, "is": adds.get(total, "another sum")}
+        both = used["input_tokens"] + used["output_tokens"]
+        sums = {both + used.get("reasoning_tokens", 0): "input + output + reasoning", both: "input + output"}
+        meta["usage_total"] = {"tokens": total, "is": sums.get(total, "another sum")}
 
 
 def _message(message: dict[str, JSON], at: At) -> Iterator[Event]:

@@ -240,7 +240,7 @@ def _rest(record: dict[str, JSON], used: set[str | None]) -> tuple[dict[str, JSO
     for key, value in record.items():
         if key in used or value is None or value in ("", [], {}):
             continue
-        if key == "metadata" and isinstance(value, dict):
+        if key == "metadata" and isinstance(value, dict) and used:  # one level deep
             extra[key], inner = _rest(value, set())
             unused += [f"metadata.{name}" for name in inner]
         elif isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= _SHORT):
