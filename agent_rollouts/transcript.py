@@ -233,6 +233,8 @@ class Transcript:
             call_id = f"call_{len(self.call_slots) + 1}"
             while call_id in self.call_slots:
                 call_id += "_"
+            if self.unnamed and self.call_slots[self.unnamed[-1]][0] != turn.index:
+                self.unnamed.clear()  # what an earlier answer called and nothing answered will not be answered now
             self.unnamed.append(call_id)
         elif call_id in self.call_slots:
             for call in turn.calls:
