@@ -64,10 +64,10 @@ def _message(message: dict[str, JSON], key: str) -> Iterator[Raw]:
     elif message.get("object") == "response":
         for item in message.get("output") or []:
             match item:
-                case {"type": "message", **more}:
-                    yield from chat_message({**more, "role": "assistant"}, key)
-                case {"type": "reasoning", **more}:
-                    parts = [part for name in ("content", "summary") for part in more.get(name) or []]
+                case {"type": "message", "content": content}:
+                    yield from chat_message({"role": "assistant", "content": content}, key)
+                case {"type": "reasoning"}:
+                    parts = [part for name in ("content", "summary") for part in item.get(name) or []]
                     texts = [part.get("text", "") for part in parts if isinstance(part, dict)]
                     yield Raw("reasoning", key, "\n".join(texts))
                 case {"type": "function_call", **call}:

@@ -31,8 +31,8 @@ from agent_rollouts.formats import _chat
 from agent_rollouts.source import Head, Source
 
 _META_KEYS = (
-    "exit_status", "submission", "model_stats", "swe_agent_version", "swe_agent_hash", "swe_rex_version", "mini_version",
-    "best_attempt_idx", "rloop_model_stats", "review", "chooser",
+    "exit_status", "submission", "model_stats", "swe_agent_version", "swe_agent_hash", "swe_rex_version",
+    "mini_version", "best_attempt_idx", "rloop_model_stats", "review", "chooser",
 )  # fmt: skip
 _EXITS = ("exit due to ", "exiting due to ")
 # What mini-swe-agent calls a message with which it or its user broke in.
@@ -272,8 +272,8 @@ def _response(items: JSON, at: At) -> Iterator[Event]:
                 text, media, inner = _chat.content(content, at)
                 yield from inner
                 yield Said(at, "assistant", text, media)
-            case {"type": "reasoning", **more}:
-                parts = [part for key in ("content", "summary") for part in _lists(more).get(key, ())]
+            case {"type": "reasoning"}:
+                parts = [part for key in ("content", "summary") for part in _lists(_dict(item)).get(key, ())]
                 texts = [part.get("text") for part in parts if isinstance(part, dict)]
                 thought = "\n".join(text for text in texts if isinstance(text, str) and text)
                 yield Thought(at, thought) if thought else Skipped("reasoning: encrypted")
