@@ -25,7 +25,7 @@ import math
 import zipfile
 from collections.abc import Iterator
 
-from agent_rollouts.errors import FormatError, SourceError
+from agent_rollouts.errors import SourceError
 from agent_rollouts.events import (
     JSON,
     At,
