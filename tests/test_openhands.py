@@ -152,7 +152,7 @@ def test_real_list() -> None:
     found = audit(source)
     assert (found.format, found.rollouts, found.problems) == ("openhands", 1, [])
     (rollout,) = read(source)
-    assert (len(rollout.messages), rollout.completed, len(rollout.tools or [])) == (5, True, 8)
+    assert (len(rollout.messages), rollout.completed, len(rollout.tools or [])) == (5, True, 6)
 
 
 @settings(max_examples=200, deadline=None)

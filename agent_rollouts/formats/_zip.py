@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from agent_rollouts.errors import FormatError, SourceError
 from agent_rollouts.source import Source
 
-# What reading a damaged member raises.
+# What reading a damaged member raises, a FormatError among it.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 _ZSTD = 93
 _LOCAL_HEADER = 30
@@ -62,18 +62,18 @@ def member(opened: zipfile.ZipFile, name: str) -> bytes:
         raise SourceError(f"{what}; reading it needs zstandard: pip install 'agent-rollouts[zstd]'") from None
     stream = opened.fp
     if stream is None:
-        raise ValueError("closed archive")
+        raise FormatError("the archive was closed")
     stream.seek(info.header_offset)
     header = stream.read(_LOCAL_HEADER)
     if len(header) < _LOCAL_HEADER:
-        raise EOFError("archive ends before a member")
+        raise FormatError(f"{name} lies beyond the end of the archive")
     # The name and the extra field stand between the header and the data, and may differ from the directory's.
     stream.seek(sum(struct.unpack_from("<HH", header, 26)), 1)
     packed = stream.read(info.compress_size)
     try:
         data: bytes = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True).read()
     except zstandard.ZstdError as error:
-        raise EOFError(f"damaged zstd frame: {error}") from error
+        raise FormatError(f"{name} is damaged: {error}") from error
     if zlib.crc32(data) != info.CRC:
-        raise zipfile.BadZipFile(f"bad CRC-32 for {name!r}")
+        raise FormatError(f"{name} is damaged: its checksum differs")
     return data
