@@ -146,12 +146,13 @@ class Compacted(NamedTuple):
     """The context became `context`: summary and kept messages, the latter marked as `replayed`.
 
     `kept` names nodes of this rollout that stayed in the context without being written again;
-    they follow `context`.
+    they follow `context`, those in `head` stand before it.
     """
 
     note: dict[str, JSON]
     context: Sequence[Event] = ()
     kept: frozenset[int] = frozenset()
+    head: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)

@@ -202,10 +202,13 @@ class _Draft:
         transcript = self.transcript
         transcript.close_turn()
         kept = within(transcript.placed(), event.kept) if event.kept else []
+        head = within(transcript.placed(), event.head) if event.head else []
         self.compactions.append((event.note, len(transcript.slots)))
         if self.history != "full":
             self.transcript = Transcript(self.skipped, transcript)
             self.windows.append(self.transcript)
+            if head:
+                self.transcript.adopt(transcript, head)
         for inner in event.context:
             self.take(type(inner), inner)
         if self.history != "full" and kept:

@@ -186,10 +186,18 @@ class Source:
         """The file beside this one, or None when there is none (never beside a member of an archive)."""
         if self._is_alone or "::" in self.path:
             return None
-        found = Source(posixpath.normpath(posixpath.join(posixpath.dirname(self.path), name)))
-        if "://" in self.path:
-            found.path = f"{self.path.partition('://')[0]}://{found.path.partition(':/')[2].lstrip('/')}"
+        scheme, separator, path = self.path.rpartition("://")
+        found = Source(scheme + separator + posixpath.normpath(posixpath.join(posixpath.dirname(path), name)))
         return found if found.stamp is not None else None
+
+    def names_beside(self) -> list[str]:
+        """The names in this file's folder, its own among them, sorted; none for a member of an archive."""
+        if self._is_alone or "::" in self.path:
+            return []
+        if "://" not in self.path:
+            return sorted(os.listdir(os.path.dirname(self.path) or os.curdir))
+        fs, path = fsspec.url_to_fs(self.path)
+        return sorted(posixpath.basename(found) for found in fs.ls(posixpath.dirname(path), detail=False))
 
     @functools.cached_property
     def stamp(self) -> float | None:

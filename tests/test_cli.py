@@ -202,11 +202,12 @@ def test_errors_are_one_line(command: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "here" / "a.jsonl", codex("a"))
     names = ", ".join(formats())
+    roots = ", ".join(root for known in formats().values() for root in known.roots)
     cases = {
         ("here", "--format", "codx"): f"unknown format 'codx'; known: auto, {names}",
         ("--format", "codx"): f"unknown format 'codx'; known: auto, {names}",
         ("nothing",): "nothing does not exist; name a file, a folder, a glob or an address such as hf://…",
-        (): "none of the default folders holds sessions (~/.claude/projects, ~/.codex/sessions); name a source",
+        (): f"none of the default folders holds sessions ({roots}); name a source",
         ("here", "--file-pattern", "*.log"): "no file in here matches *.log; name another folder or set file_pattern",
     }
     for words, message in cases.items():
