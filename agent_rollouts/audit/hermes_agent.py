@@ -19,12 +19,14 @@ def raw(source: Source) -> Iterator[Raw]:
     key = 0
     are_unnamed = False
     for session in _sessions(source):
-        if prompt := session.get("system_prompt"):
+        if isinstance(prompt := session.get("system_prompt"), str) and prompt:
             yield Raw("prompt", None, prompt)
         for message in session["messages"]:
             if not isinstance(message, dict):
                 continue
             key += 1
+            if isinstance(message.get("tool_calls"), str) and not isinstance(_plain(message)["tool_calls"], (list, dict)):
+                yield Raw("tool_call", None, None)
             message = _plain(message)
             if message.get("role") == "assistant":
                 calls = message.get("tool_calls")

@@ -284,7 +284,7 @@ def _transcript(source: Source) -> Iterator[Event]:
             yield from conversation.events(record)
             continue
         conversation.see(record.get("timestamp"))
-        yield Facts({"model": record.get("model")}, {"platform": record.get("platform")})
+        yield Facts({"model": record.get("model")}, {"platform": record.get("platform") or None})
         if has_meta:
             yield Skipped("record: session_meta again")
         else:
