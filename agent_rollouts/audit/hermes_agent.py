@@ -25,7 +25,9 @@ def raw(source: Source) -> Iterator[Raw]:
             if not isinstance(message, dict):
                 continue
             key += 1
-            if isinstance(message.get("tool_calls"), str) and not isinstance(_plain(message)["tool_calls"], (list, dict)):
+            if isinstance(message.get("tool_calls"), str) and not isinstance(
+                _plain(message)["tool_calls"], (list, dict)
+            ):
                 yield Raw("tool_call", None, None)
             message = _plain(message)
             if message.get("role") == "assistant":

@@ -35,7 +35,7 @@ MAY_REPEAT = ("state.db", "session_*.json", "[0-9]*_[0-9]*_*.jsonl")
 
 _SCHEMA = (b"CREATE TABLE", b"sessions", b"messages", b"parent_session_id", b"end_reason", b"tool_call_id")
 _ORIGIN_COLUMNS = ("id", "source", "parent_session_id", "end_reason", "model_config")
-_ROLES = frozenset({"user", "assistant", "tool", "system"})
+_ROLES = ("user", "assistant", "tool", "system")
 # What no other program's rows of `role`, `content` and `timestamp` have.
 _OWN_KEYS = frozenset({
     "finish_reason", "reasoning_details", "codex_reasoning_items", "codex_message_items", "mirror", "mirror_source",
