@@ -191,8 +191,6 @@ def _content(value: JSON) -> JSON:
             return parts
         case dict() if "type" not in value:
             return _chat.json_text(value)
-        case bytes():
-            return value.decode("utf-8", "replace")
         case int() | float():
             return str(value)
     return value

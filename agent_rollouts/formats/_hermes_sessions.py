@@ -173,13 +173,9 @@ def is_shown(message: Mapping[str, JSON]) -> bool:
 
 def turn(message: Mapping[str, JSON], part: str | bool | None) -> Turn:
     """What tells a message from others. Copies keep the ids of calls, though their results may be cut."""
-    role, calls = message.get("role"), message.get("tool_calls")
-    text = first_text(message.get("content"))
-    if role == "tool":
-        key: JSON = message.get("tool_call_id")
-    else:
-        key = (json_text(message.get("content")), calls if isinstance(calls, str) else json_text(calls or None))
-    return Turn(hash((role, key)), role in ("user", "assistant") and is_summary(text), part)
+    role, content = message.get("role"), message.get("content")
+    said = [message.get("tool_call_id")] if role == "tool" else [content, message.get("tool_calls")]
+    return Turn(hash(json_text([role, *said])), role in ("user", "assistant") and is_summary(first_text(content)), part)
 
 
 def _branches(withdrawn: Sequence[int], count: int, is_told: bool) -> list[frozenset[int]]:

@@ -18,8 +18,7 @@ Source of the rules: hermes-agent 0.19.0 (`hermes_state.py`, `run_agent.py`, `ga
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 
 from agent_rollouts import jsontext
 from agent_rollouts.errors import FormatError
@@ -146,11 +145,13 @@ def _database_sessions(source: Source) -> Iterator[Event]:
         if "id" not in known or not {"id", "session_id", "role", "content"} <= columns(connection, "messages"):
             raise FormatError(f"{source.path} has no tables of Hermes Agent's sessions")
         names = ", ".join(name for name in _ORIGIN_COLUMNS if name in known)
-        origins = {row["id"]: sessions.origin(dict(row)) for row in connection.execute(f"SELECT {names} FROM sessions")}
+        origins = {
+            row["id"]: sessions.origin(_plain(row)) for row in connection.execute(f"SELECT {names} FROM sessions")
+        }
         store = _Store(connection, origins)
         for row in connection.execute("SELECT * FROM sessions ORDER BY rowid"):
             if isinstance(row["id"], str):
-                yield from store.events(dict(row))
+                yield from store.events(_plain(row))
             else:
                 yield Skipped("record: session without an id")
         # A session whose row could not be written was still written to.
@@ -174,18 +175,23 @@ class _Store:
         self.compared = self.archived | sessions.relatives(origins)
 
     def events(self, session: dict[str, JSON]) -> Iterator[Event]:
-        with closing(self._rows(session["id"])) as rows:
-            yield from sessions.events({**session, **self.meta}, rows, self.origins, self._turns)
+        rows = self._rows(session["id"])
+        yield from sessions.events({**session, **self.meta}, rows, self.origins, self._turns)
 
-    def _rows(self, id: str) -> Generator[dict[str, JSON]]:
+    def _rows(self, id: str) -> Iterator[dict[str, JSON]]:
         # Ids first: whole rows would be sorted otherwise.
         chosen = "SELECT * FROM messages WHERE id IN (SELECT id FROM messages WHERE session_id = ?) ORDER BY id"
-        with closing(self.connection.execute(chosen, (id,))) as cursor:
-            yield from map(dict, cursor)
+        return map(_plain, self.connection.execute(chosen, (id,)))
 
     def _turns(self, id: str) -> list[sessions.Turn]:
         rows = filter(sessions.is_shown, self._rows(id)) if id in self.compared else ()
         return [sessions.turn(row, id in self.archived and row["active"] == 0) for row in rows]
+
+
+def _plain(row: sqlite3.Row) -> dict[str, JSON]:
+    """A row as JSON would have it: a column may hold any bytes, too."""
+    cells = dict(row).items()
+    return {key: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for key, value in cells}
 
 
 def _scalar(connection: sqlite3.Connection, query: str) -> JSON:
@@ -206,7 +212,7 @@ def _exported_sessions(source: Source) -> Iterator[Event]:
     for record in filter(_is_session, _records(source)):
         origins[record["id"]] = sessions.origin(record)
         # With `--lineage logical` a line holds all sessions that were compacted into its own.
-        if len({message.get("session_id") for message in dicts(record["messages"])}) > 1:
+        if len({text_or_none(message.get("session_id")) for message in dicts(record["messages"])}) > 1:
             compared.add(record["id"])
         for segment in filter(_is_session, dicts(record.get("segments"))):
             origins.setdefault(segment["id"], sessions.origin(segment))
@@ -241,7 +247,7 @@ def _records(source: Source) -> Iterator[dict[str, JSON]]:
 
 
 def _snapshot(source: Source) -> Iterator[Event]:
-    """A whole session as one JSON object, with the prompt and the tools that the model had."""
+    """A whole session as one JSON object, with the prompt and the tools that the model had; `/save` leaves these out."""
     document = source.document()
     if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
         raise FormatError(f"{source.path} has no messages")
