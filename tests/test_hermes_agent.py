@@ -20,7 +20,7 @@ from agent_rollouts.errors import FormatError
 from agent_rollouts.features import check_message, row
 from agent_rollouts.formats import detect, hermes_agent, read
 from agent_rollouts.formats._sqlite import MAGIC
-from agent_rollouts.loading import default_roots
+from agent_rollouts.loading import default_roots, load_rollouts
 from agent_rollouts.rollout import Rollout, assemble
 from agent_rollouts.source import Head, Source, each, find, open_sources
 from tests.conftest import FIXTURES
@@ -90,6 +90,18 @@ def test_what_is_only_in_the_log_is_read_and_nothing_is_written(tmp_path: Path) 
         (found,) = read(Source(str(tmp_path / "state.db")))
         assert texts(found) == ["old", "new"]
         assert listing(tmp_path) == before
+
+
+def test_a_cache_is_not_taken_when_only_the_log_has_grown(tmp_path: Path) -> None:
+    def messages() -> list[int]:
+        place = str(tmp_path / "state.db")
+        return list(load_rollouts("hermes_agent", place, cache_dir=str(tmp_path / "cache"))["message_count"])
+
+    with closing(live_database(tmp_path / "state.db")) as connection:
+        assert messages() == [2]
+        connection.execute("INSERT INTO messages (session_id, role, content, timestamp) VALUES ('s', 'user', 'x', 3.0)")
+        connection.commit()
+        assert messages() == [3]
 
 
 def test_a_database_whose_schema_is_only_in_the_log(tmp_path: Path) -> None:

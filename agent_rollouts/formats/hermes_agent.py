@@ -247,7 +247,7 @@ def _records(source: Source) -> Iterator[dict[str, JSON]]:
 
 
 def _snapshot(source: Source) -> Iterator[Event]:
-    """A whole session as one JSON object, with the prompt and the tools that the model had; `/save` leaves these out."""
+    """A whole session as one JSON object, with prompt and tools of the model; what `/save` writes has neither."""
     document = source.document()
     if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
         raise FormatError(f"{source.path} has no messages")
