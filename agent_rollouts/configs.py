@@ -31,8 +31,8 @@ class FormatConfig:
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def existing_roots(self) -> list[str]:
-        """The default folders that are there on this machine, `~` expanded."""
-        return [root for root in map(os.path.expanduser, self.roots) if os.path.isdir(root)]
+        """The default folders and files that are there on this machine, `~` expanded."""
+        return [root for root in map(os.path.expanduser, self.roots) if os.path.exists(root)]
 
 
 @functools.cache

@@ -375,8 +375,9 @@ def reason(path: str, error: Exception) -> str:
 def stamped(path: str) -> tuple[str, str]:
     """A path with what tells that its file has changed: time and size, or the tag that its address gives."""
     if "://" not in path:
-        status = os.stat(path)
-        return path, f"{status.st_mtime_ns}-{status.st_size}"
+        # What a running agent has added to its database lies beside it until it is merged.
+        written = [os.stat(part) for part in (path, f"{path}-wal") if part == path or os.path.isfile(part)]
+        return path, "-".join(f"{status.st_mtime_ns}-{status.st_size}" for status in written)
     fs, inner = fsspec.url_to_fs(path)
     info = fs.info(inner)
     changed = next((info[key] for key in ("ETag", "etag", "LastModified", "mtime", "last_modified") if key in info), "")
