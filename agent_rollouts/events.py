@@ -15,6 +15,7 @@ formats, in `agent_rollouts.rollout.assemble`.
     Branched   which records lie on withdrawn branches of a conversation tree
     Interrupted  the user stopped the assistant turn that came last
     Compacted  the model's context was replaced
+    Edited     a message was changed or dropped in the model's context
     Skipped    something was not used
     End        the rollout is complete
 """
@@ -146,12 +147,26 @@ class Compacted(NamedTuple):
     """The context became `context`: summary and kept messages, the latter marked as `replayed`.
 
     `kept` names nodes of this rollout that stayed in the context without being written again;
-    they follow `context`.
+    they follow `context`. `node` is the record's own, where a compaction is part of a conversation
+    tree: only lines that hold it were compacted, and `context` is no part of the full history.
     """
 
     note: dict[str, JSON]
     context: Sequence[Event] = ()
     kept: frozenset[int] = frozenset()
+    node: int = -1
+
+
+class Edited(NamedTuple):
+    """From `at.node` on the context has `text` in place of what the record `target` said, or, with None, nothing.
+
+    The full history keeps what was said, with weight 0 for `at.weight_reason`.
+    """
+
+    at: At
+    target: int
+    text: str | None = None
+    media: Sequence[Media] = ()
 
 
 @dataclass(slots=True)
@@ -180,6 +195,7 @@ Event: TypeAlias = (
     | Branched
     | Interrupted
     | Compacted
+    | Edited
     | Skipped
     | End
 )
