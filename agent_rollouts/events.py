@@ -22,7 +22,7 @@ formats, in `agent_rollouts.rollout.assemble`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -134,7 +134,7 @@ class Branched(NamedTuple):
     """Nodes that the active line does not hold, and the same for every other leaf."""
 
     hidden: frozenset[int]
-    others: Sequence[frozenset[int]] = ()
+    others: Iterable[frozenset[int]] = ()
 
 
 class Interrupted(NamedTuple):

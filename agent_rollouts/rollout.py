@@ -272,7 +272,7 @@ class _Draft:
             slots = window.placed()
             shown: set[int] = set()
             lost: dict[int, str] = {}
-            others = self.branched.others if self.branches == "all" else ()
+            others: Iterable[frozenset[int]] = self.branched.others if self.branches == "all" else ()
             for line, hidden in enumerate(chain((self.branched.hidden,), others)):
                 views = self._views(window, without(slots, hidden), hidden, lost)
                 again = set(shown)
