@@ -172,7 +172,7 @@ class Session:
         self.systems: list[tuple[int, dict[str, JSON], bool]] = []
         self.name: str | None = None
         self.labels: dict[str, str] = {}
-        self.thinking_levels: dict[str, None] = {}
+        self.thinking_levels: dict[int, str] = {}
         self.providers: dict[str, None] = {}
         self.stop_reasons: Counter[str] = Counter()
         self.custom_types: Counter[str] = Counter()
@@ -205,7 +205,7 @@ class Session:
         self.is_linear = type(version) is int and version < 2
         self.name = text_or_none(header.get("title")) or self.name
         if level := text_or_none(header.get("thinkingLevel")):
-            self.thinking_levels[level] = None
+            self.thinking_levels[-1] = level
         path = text_or_none(header.get("parentSession")) or text_or_none(header.get("branchedFrom"))
         parent = _id_of_path(path) if path else None
         values = {
@@ -243,12 +243,11 @@ class Session:
         return node
 
     def _see(self, stamp: str | float | None) -> None:
-        if stamp is None:
+        # What is no instant lies before none.
+        if stamp is None or not is_earlier(stamp, ""):
             return
         if self.first is None or self.last is None:
-            # What is no instant lies before none.
-            if is_earlier(stamp, ""):
-                self.first = self.last = stamp
+            self.first = self.last = stamp
         elif is_earlier(self.last, stamp):
             self.last = stamp
         elif is_earlier(stamp, self.first):
@@ -276,7 +275,7 @@ class Session:
                 pass  # the answers name the model themselves
             case {"type": "thinking_level_change", "thinkingLevel": level}:
                 if isinstance(level, str) and level:
-                    self.thinking_levels[level] = None
+                    self.thinking_levels[node] = level
             case {"type": "label", "targetId": str(target), **more}:
                 self.labels.pop(target, None)
                 if label := text_or_none(more.get("label")):
@@ -391,7 +390,8 @@ class Session:
                     thoughts.append(text)
                 case {"type": "thinking" | "redactedThinking" as kind, **more}:
                     hidden = kind != "thinking" or more.get("redacted") or more.get("thinkingSignature")
-                    self.counts["redacted_thinking"] += bool(hidden)
+                    if hidden:
+                        self.counts["redacted_thinking"] += 1
                     yield Skipped("reasoning: encrypted" if hidden else "reasoning: empty", self.stamp)
                 case {"type": "toolCall", "name": str(name), **more} if name:
                     given = arguments(self._exact(position, more.get("arguments")))
@@ -473,7 +473,7 @@ class Session:
             "at": self.stamp,
             "summary": record.get("summary"),
             "tokens_before": record.get("tokensBefore"),
-            "first_kept": record.get("firstKeptEntryId"),
+            "first_kept": record.get("firstKeptEntryId", record.get("firstKeptEntryIndex")),
             "method": record.get("method"),
             "by_extension": record.get("fromHook") or record.get("fromExtension") or None,
             "details": record.get("details") or None,
@@ -547,7 +547,7 @@ class Session:
             yield Branched(hidden, (self._hidden(leaf) for leaf in leaves))
         for model in dict.fromkeys(self.models.values()):
             yield Facts({"model": model})
-        if (last := next((self.models[node] for node in reversed(path) if node in self.models), None)) is not None:
+        if (last := _last(self.models, path)) is not None:
             yield Facts({"model": last})
         on_path = set(path)
         if systems := [(message, is_all) for node, message, is_all in self.systems if node in on_path]:
@@ -557,7 +557,8 @@ class Session:
             "leaf_count": len(leaves),
             "has_branches": len(leaves) > 1,
             "providers": list(self.providers),
-            "thinking_levels": list(self.thinking_levels),
+            "thinking_levels": list(dict.fromkeys(self.thinking_levels.values())),
+            "thinking_level": _last(self.thinking_levels, [-1, *path]),
             "stop_reasons": dict(self.stop_reasons),
             "labels": self.labels,
             "custom_entries": dict(self.custom_types),
@@ -566,6 +567,11 @@ class Session:
         }
         values = {"started_at": self.first, "ended_at": self.last}
         yield Facts(values, {key: value for key, value in meta.items() if value not in (None, [], {})})
+
+
+def _last(values: dict[int, str], path: list[int]) -> str | None:
+    """The value of the last entry on the path that has one."""
+    return next((values[node] for node in reversed(path) if node in values), None)
 
 
 def _id_of_path(path: str) -> str:
