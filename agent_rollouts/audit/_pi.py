@@ -37,8 +37,11 @@ def _message(message: dict[str, JSON], key: str) -> Iterator[Raw]:
         case "fileMention":
             files = message.get("files")
             for file in files if isinstance(files, list) else []:
-                yield Raw("prompt", key, str(file.get("content") or "") if isinstance(file, dict) else "")
-                yield from _media([file.get("image") if isinstance(file, dict) else None])
+                match file:
+                    case {"content": str(text)} if text:
+                        yield Raw("prompt", key, text)
+                    case {"image": dict()}:
+                        yield Raw("media", None, None)
         case "system":
             yield from _said("prompt", key, content)
             sections = message.get("sections")
@@ -66,14 +69,18 @@ def _said(kind: str, key: str, content: JSON) -> Iterator[Raw]:
 
 
 def _texts(content: JSON) -> list[str]:
-    blocks = content if isinstance(content, list) else [content]
-    texts = [
-        block if isinstance(block, str) else block.get("text") for block in blocks if isinstance(block, (str, dict))
-    ]
-    return [text for text in texts if isinstance(text, str)]
+    texts = []
+    for block in content if isinstance(content, list) else [content]:
+        match block:
+            case str(text) | {"type": "text", "text": str(text)}:
+                texts.append(text)
+    return texts
 
 
 def _media(content: JSON) -> Iterator[Raw]:
     for block in content if isinstance(content, list) else []:
-        if isinstance(block, dict) and block.get("type") == "image":
-            yield Raw("media", None, None)
+        match block:
+            case str() | {"type": "text", "text": str()} | {"type": "thinking" | "redactedThinking" | "toolCall"}:
+                pass
+            case _:
+                yield Raw("media", None, None)
