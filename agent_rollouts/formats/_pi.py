@@ -243,6 +243,11 @@ class Session:
         return node
 
     def _see(self, stamp: str | float | None) -> None:
+        last = self.last
+        if type(stamp) is type(last) is str and len(stamp) == len(last) == 24 and stamp[-1] == last[-1] == "Z":
+            if stamp >= last:  # UTC with milliseconds, both: text order is time order
+                self.last = stamp
+                return
         # What is no instant lies before none.
         if stamp is None or not is_earlier(stamp, ""):
             return
