@@ -346,7 +346,7 @@ class _Draft:
         if view.notes:
             meta["compactions"] = view.notes
         elif self.compactions:
-            arrivals = window.arrivals(slots)
+            arrivals = window.arrivals(slots) if self.history == "full" else []
             meta["compactions"] = [
                 {**note, "message_index": bisect_left(arrivals, place)}
                 if self.history == "full"

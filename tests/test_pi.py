@@ -338,6 +338,15 @@ def test_oh_my_pi_pictures_lie_beside_the_sessions(tmp_path: Path) -> None:
     ]
 
 
+def test_oh_my_pi_hands_over() -> None:
+    records = (
+        user("a", None, "Hi"),
+        entry("b", "a", "compaction", summary="SUM", firstKeptEntryId="", method="handoff"),
+    )
+    (found,) = rollouts(*records, entry("c", "b", "mode_change", mode="plan"), history="context")
+    assert texts(found)[0].endswith("<handoff>\nSUM\n</handoff>")
+
+
 # -- input of any shape --------------------------------------------------------------------------
 
 RECORDS = [record for format in FAMILY for record in fixture_records(FIXTURES / format)]

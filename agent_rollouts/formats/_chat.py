@@ -81,7 +81,7 @@ def content(value: JSON, at: At) -> tuple[str, list[Media], list[Event]]:
     media: list[Media] = []
     inner: list[Event] = []
     for part in value if isinstance(value, list) else [] if value is None else [value]:
-        kind = part.get("type") if isinstance(part, dict) else None
+        kind = text_or_none(part.get("type")) if isinstance(part, dict) else None
         if isinstance(part, str):
             texts.append(part)
         elif isinstance(part, dict) and kind in _THOUGHT:

@@ -101,7 +101,7 @@ def _is_ours(record: dict[str, JSON]) -> bool:
             return True
         case {"type": str(kind), "id": str(), "parentId": str() | None, "timestamp": str()} if kind in _ENTRIES:
             return True
-        case {"type": "message", "id": str(), "parentId": str() | None, "message": {"role": role, **message}}:
+        case {"type": "message", "id": str(), "parentId": str() | None, "message": {"role": str(role), **message}}:
             return role in _ROLES or (role == "assistant" and "provider" in message and "stopReason" in message)
     return False
 
@@ -244,10 +244,11 @@ class Session:
 
     def _see(self, stamp: str | float | None) -> None:
         last = self.last
-        if type(stamp) is type(last) is str and len(stamp) == len(last) == 24 and stamp[-1] == last[-1] == "Z":
-            if stamp >= last:  # UTC with milliseconds, both: text order is time order
-                self.last = stamp
-                return
+        plain = type(stamp) is type(last) is str and len(stamp) == len(last) == 24
+        # UTC with milliseconds, both: text order is time order.
+        if plain and stamp[-1] == last[-1] == "Z" and last <= stamp:  # type: ignore[index,operator]
+            self.last = stamp
+            return
         # What is no instant lies before none.
         if stamp is None or not is_earlier(stamp, ""):
             return
@@ -467,9 +468,13 @@ class Session:
                 self.flags[node] |= _BELOW_SYSTEM
                 if text := _prompt_text(system):
                     context.append(Said(At(None, self.stamp, None, node), "system", text))
-        text = summary.join(self.compaction_text)
+        text = summary.join(self.frame(record))
         context.append(Said(self.at(record, node, "summary"), "user", text))
         yield self.compacted(record, node, context)
+
+    def frame(self, record: dict[str, JSON]) -> tuple[str, str]:
+        """What stands before and behind the summary of a compaction."""
+        return self.compaction_text
 
     def compacted(self, record: dict[str, JSON], node: int, context: Iterable[Event]) -> Event:
         """The context begins anew with `context` and what is kept."""

@@ -26,6 +26,15 @@ from agent_rollouts.formats._pi import OH_MY_PI, Session, family
 from agent_rollouts.source import Head, Source
 
 _BLOB = "blob:sha256:"
+_HANDOFF = (
+    "Context replaced. The <handoff> below is a handoff document a prior instance of you wrote from the full"
+    " conversation. It is your own working memory, not user input.\n"
+    "- First person inside it refers to you (the prior instance).\n"
+    '- "Next Steps" is your own resumed plan; re-check it against the latest user message before acting.\n'
+    "- The handoff already exists and is complete: NEVER write another handoff document unless the user explicitly"
+    " asks.\nMUST build on prior work; NEVER duplicate prior work.\n\n<handoff>\n",
+    "\n</handoff>",
+)
 
 
 def claims(head: Head) -> bool:
@@ -68,6 +77,9 @@ class _Session(Session):
                 yield from self._files([file for file in files if isinstance(file, dict)], record, node)
             case _:
                 yield from super().message(message, record, node)
+
+    def frame(self, record: dict[str, JSON]) -> tuple[str, str]:
+        return _HANDOFF if record.get("method") == "handoff" else self.compaction_text
 
     def content(self, value: JSON, at: At) -> tuple[str, list[Media], list[Event]]:
         if isinstance(value, list):
