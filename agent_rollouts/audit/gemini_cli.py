@@ -65,8 +65,8 @@ def _message(message: dict[str, JSON], content: JSON, key: str, *, is_answer: bo
             for part in _objects(call["result"]):
                 yield from _media(part)
     found = [part.get("text") for part in parts if part.get("thought") is True]
-    thoughts: list[str] = [text for text in found if isinstance(text, str)]
-    for thought in [] if thoughts else _objects(message.get("thoughts")):
+    thoughts = [text for text in found if isinstance(text, str) and text]
+    for thought in [] if found else _objects(message.get("thoughts")):
         subject, description = thought.get("subject"), thought.get("description") or ""
         thoughts.append(f"**{subject}** {description}" if subject else str(description))
     yield from (Raw("reasoning", key, text) for text in thoughts)

@@ -33,6 +33,24 @@ class Response(NamedTuple):
     unknown: int = 0
 
 
+class Seen:
+    """What was said so far: what a compaction kept comes again, as a copy without its id."""
+
+    def __init__(self) -> None:
+        self._texts: set[str] = set()
+        self._calls: set[str] = set()
+
+    def add(self, parts: Sequence[JSON]) -> None:
+        """Remember the text and the calls of a message."""
+        self._texts.add(text_of(parts))
+        self._calls |= call_ids(parts)
+
+    def has(self, parts: Sequence[JSON]) -> bool:
+        """Whether a message says what was said, or calls what was called."""
+        text = text_of(parts)
+        return bool(text and text in self._texts) or not self._calls.isdisjoint(call_ids(parts))
+
+
 def parts_of(content: JSON) -> list[JSON]:
     """The parts of a content, which may be a list, one part or a text."""
     parts = content if isinstance(content, list) else [] if content is None else [content]
@@ -42,6 +60,17 @@ def parts_of(content: JSON) -> list[JSON]:
 def has(parts: Sequence[JSON], key: str) -> bool:
     """Whether one of the parts has something under a key."""
     return any(isinstance(part, dict) and part.get(key) for part in parts)
+
+
+def text_of(parts: Sequence[JSON]) -> str:
+    """The texts among parts, thoughts too, as one."""
+    return "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
+
+
+def call_ids(parts: Sequence[JSON]) -> set[str]:
+    """The ids of calls and responses among parts."""
+    inner = [part.get(key) for part in parts if isinstance(part, dict) for key in ("functionCall", "functionResponse")]
+    return {one["id"] for one in inner if isinstance(one, dict) and isinstance(one.get("id"), str)}
 
 
 def message_events(parts: Sequence[JSON], role: str, at: At, *, is_error: bool | None = None) -> Iterator[Event]:
@@ -58,6 +87,7 @@ def message_events(parts: Sequence[JSON], role: str, at: At, *, is_error: bool |
         yield from (Skipped("media: unknown part", at.timestamp) for _ in range(response.unknown))
     thoughts, text, media = [], "", []
     calls: list[Event] = []
+    lost: list[Event] = []
     for part in parts[:first]:
         match part:
             case {"text": str(thought), "thought": True}:
@@ -67,13 +97,14 @@ def message_events(parts: Sequence[JSON], role: str, at: At, *, is_error: bool |
             case {"functionCall": {"name": str(name), **call}} if name:
                 calls.append(Called(at, text_or_none(call.get("id")), name, arguments(call.get("args"))))
             case {"functionCall": _}:
-                yield Skipped("tool_call: without a name", at.timestamp)
+                lost.append(Skipped("tool_call: without a name", at.timestamp))
             case {"thought": _} | {"thoughtSignature": _}:
-                yield Skipped("reasoning: encrypted", at.timestamp)
+                lost.append(Skipped("reasoning: encrypted", at.timestamp))
             case _ if medium := medium_of(part):
                 media.append(medium)
             case _:
-                yield Skipped("media: unknown part", at.timestamp)
+                lost.append(Skipped("media: unknown part", at.timestamp))
+    yield from lost
     if role == "assistant":
         yield from (Thought(at, thought) for thought in thoughts if thought)
         if text or media:
@@ -82,9 +113,10 @@ def message_events(parts: Sequence[JSON], role: str, at: At, *, is_error: bool |
         if not (text or media or calls or any(thoughts) or first < len(parts)):
             yield Skipped("message: empty answer", at.timestamp)
         return
-    yield from (Skipped("tool_call: of a user", at.timestamp) for _ in calls)
-    yield from (Skipped("reasoning: of a user", at.timestamp) for _ in thoughts)
-    if text or media or first == len(parts):
+    lost = [Skipped("tool_call: of a user", at.timestamp) for _ in calls]
+    lost += [Skipped("reasoning: of a user", at.timestamp) for _ in thoughts]
+    yield from lost
+    if text or media or (first == len(parts) and all(isinstance(part, dict) and "text" in part for part in parts)):
         yield Said(at, role, text, media)
 
 

@@ -29,7 +29,7 @@ import orjson
 
 from agent_rollouts.events import JSON, At, Branched, Compacted, Event, Facts, Returned, Skipped, Used
 from agent_rollouts.formats._chat import text_or_none
-from agent_rollouts.formats._gemini import SYNTHETIC_SIGNATURE, has, message_events, parts_of, responses
+from agent_rollouts.formats._gemini import SYNTHETIC_SIGNATURE, Seen, has, message_events, parts_of, responses, text_of
 from agent_rollouts.source import Head, Source
 
 _USAGE = {
@@ -227,8 +227,10 @@ class _Session:
     def compaction(self, one: tuple[str | None, list[str]], said: Sequence[str], nodes: dict[str, int]) -> Compacted:
         stamp, ids = one
         known = {*said}
-        texts = {_text(self.messages[id]) for id in known} - {""}
-        calls = {id for known_id in known for id in _call_ids(self.messages[known_id])}
+        seen = Seen()
+        for id in said:
+            calls: list[JSON] = [{"functionCall": call} for call in _list(self.messages[id].get("toolCalls"))]
+            seen.add(parts_of(self.messages[id].get("content")) + calls)
         context: list[Event] = []
         kept: set[int] = set()
         previous = None
@@ -238,9 +240,9 @@ class _Session:
             origin = _origin(parts, message.get("type"))
             if id in known and origin is None:
                 kept.add(nodes[id])
-            elif id in known or (origin is None and (_text(message) in texts or calls & _call_ids(message))):
+            elif id in known or (origin is None and seen.has(parts)):
                 context += self.message(message, nodes[id], replayed=True)
-            elif origin is None and message.get("type") == "user" and previous != "summary":
+            elif origin is None and message.get("type") == "user" and previous is None:
                 previous = origin = "summary"
                 context += self.message(message, nodes[id], origin="summary")
             elif previous == "summary":
@@ -302,26 +304,13 @@ def _list(value: JSON) -> list[dict[str, Any]]:
 def _is_spoken(message: dict[str, JSON]) -> bool:
     """Whether Gemini CLI keeps a message in the history when it reads a session again."""
     parts = parts_of(message.get("content"))
-    text = _text(message).strip()
+    text = text_of(parts).strip()
     match message.get("type"):
         case "user":
             return bool(text) and not text.startswith(("/", "?", *_ORIGINS)) and not has(parts, "functionResponse")
         case "gemini":
             return bool(text or _list(message.get("toolCalls")) or _list(message.get("thoughts")))
     return False
-
-
-def _text(message: dict[str, JSON]) -> str:
-    parts = parts_of(message.get("content"))
-    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    return "".join(texts)
-
-
-def _call_ids(message: dict[str, JSON]) -> set[str]:
-    parts = [part for part in parts_of(message.get("content")) if isinstance(part, dict)]
-    found = [part.get(key) for part in parts for key in ("functionCall", "functionResponse")]
-    calls = [*_list(message.get("toolCalls")), *(call for call in found if isinstance(call, dict))]
-    return {call["id"] for call in calls if isinstance(call.get("id"), str)}
 
 
 def _origin(parts: Sequence[JSON], kind: JSON) -> str | None:
