@@ -31,8 +31,9 @@ ROLES = {
 }
 """The roles of such messages, and ours."""
 
-_TEXT = frozenset({"text", "input_text", "output_text"})
-_THOUGHT = frozenset({"thinking", "reasoning"})
+# Tuples: what a damaged part has for a type need not be hashable.
+_TEXT = ("text", "input_text", "output_text")
+_THOUGHT = ("thinking", "reasoning")
 
 
 def message_events(message: dict[str, JSON], at: At, *, is_error: bool | None = None) -> Iterator[Event]:
