@@ -19,10 +19,14 @@ def raw(source: Source) -> Iterator[Raw]:
                     yield Raw("prompt", f"{number} {key}", record[key])
         elif record.get("type") == "message" and isinstance(message, dict) and not message.get("hookEventName"):
             is_answer = message.get("role") == "assistant"
-            yield from _blocks(message.get("content"), "answer" if is_answer else "prompt", str(number))
-            thought = message.get("chatCompletionReasoningContent")
-            if is_answer and isinstance(thought, str) and thought.strip():
+            found = list(_blocks(message.get("content"), "answer" if is_answer else "prompt", str(number)))
+            yield from found
+            thought = message.get("chatCompletionReasoningContent") or message.get("openaiReasoningSummary")
+            has_block = any(one.kind == "reasoning" and one.value for one in found)
+            if is_answer and isinstance(thought, str) and thought.strip() and not has_block:
                 yield Raw("reasoning", str(number), thought)
+            elif is_answer and message.get("openaiEncryptedContent") and not has_block:
+                yield Raw("reasoning", str(number), "")
 
 
 def _blocks(content: JSON, said: str, key: str) -> Iterator[Raw]:

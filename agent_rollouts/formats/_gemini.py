@@ -37,18 +37,18 @@ class Seen:
     """What was said so far: what a compaction kept comes again, as a copy without its id."""
 
     def __init__(self) -> None:
-        self._texts: set[str] = set()
+        self._texts: set[int] = set()  # hashes, so that the texts themselves can go
         self._calls: set[str] = set()
 
     def add(self, parts: Sequence[JSON]) -> None:
         """Remember the text and the calls of a message."""
-        self._texts.add(text_of(parts))
+        self._texts.add(hash(text_of(parts)))
         self._calls |= call_ids(parts)
 
     def has(self, parts: Sequence[JSON]) -> bool:
         """Whether a message says what was said, or calls what was called."""
         text = text_of(parts)
-        return bool(text and text in self._texts) or not self._calls.isdisjoint(call_ids(parts))
+        return bool(text and hash(text) in self._texts) or not self._calls.isdisjoint(call_ids(parts))
 
 
 def parts_of(content: JSON) -> list[JSON]:

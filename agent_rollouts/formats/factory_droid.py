@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent_rollouts.events import JSON, At, Compacted, Event, Facts, Said, Skipped
+from agent_rollouts.events import JSON, At, Compacted, Event, Facts, Said, Skipped, Thought
 from agent_rollouts.formats._chat import message_events, text_or_none
 from agent_rollouts.source import Head, Source
 
@@ -29,6 +29,7 @@ _USAGE = {
     "cacheCreationTokens": "cache_write_tokens",
     "thinkingTokens": "reasoning_tokens",
 }
+_PHASES = {"commentary": "commentary", "final_answer": "final_answer"}
 _SETTINGS = ("reasoningEffort", "autonomyMode", "interactionMode", "providerLock")
 
 
@@ -124,15 +125,22 @@ class _Session:
             if model and model != self.model:
                 self.model = model
                 yield Facts({"model": model})
-            # Reasoning of models that are spoken to by the chat completions API.
-            message = {**message, "reasoning_content": message.get("chatCompletionReasoningContent")}
+            # Blocks of thinking have it too, where there are any.
+            thought = message.get("chatCompletionReasoningContent") or message.get("openaiReasoningSummary")
+            message = {**message, "reasoning_content": thought}
+            at = at._replace(phase=_PHASES.get(str(message.get("openaiPhase"))))
         elif at.origin is None:
             self.completed = None
             message, reminders = _without_reminders(message)
             yield from (Said(at._replace(id=None, origin="reminder"), "user", text) for text in reminders)
             if reminders and not message["content"]:
                 return
-        yield from message_events(message, at)
+        thinks = False
+        for event in message_events(message, at):
+            thinks = thinks or type(event) is Thought
+            yield event
+        if message.get("openaiEncryptedContent") and not thinks:
+            yield Skipped("reasoning: encrypted", stamp)
 
     def compaction(self, record: dict[str, JSON], summary: str, stamp: str | None) -> Iterator[Event]:
         at = At(text_or_none(record.get("id")), stamp, origin="summary")
