@@ -392,7 +392,7 @@ class _Conversation:
         context = [Said(at._replace(origin="summary"), "user", summary)] if isinstance(summary, str) and summary else []
         self.views[self._here()] = [*head, *([(summary_id, at.node)] if context else []), *rest]
         note = {"timestamp": at.timestamp, "forgotten": len(forgotten)}
-        return Compacted(note, context, frozenset(node for _, node in rest), frozenset(node for _, node in head))
+        return Compacted(note, context, frozenset(node for _, node in rest), head=frozenset(node for _, node in head))
 
     def _here(self) -> str:
         """The rollout that speaks: the conversation, or the delegate that is at work."""
