@@ -46,6 +46,8 @@ def _float(value: JSON) -> float | None:
 
 
 def _whole(value: JSON, least: float = -math.inf) -> bool:
+    if isinstance(value, int):
+        return value >= least
     number = _float(value)
     return number is not None and number.is_integer() and number >= least
 
@@ -142,6 +144,8 @@ def _step_rules(step: JSON, at: str) -> Iterator[str]:
 
 def _trajectory_rules(trajectory: JSON, at: str) -> Iterator[str]:
     inner = f"{at}." if at else ""
+    if "schema_version" in trajectory and trajectory["schema_version"] is None:
+        yield f"{inner}schema_version: is null"
     for number, step in enumerate(trajectory.get("steps") or (), 1):
         if _float(step["step_id"]) != number:
             yield f"{inner}steps[{number - 1}].step_id: {number} expected, got {step.get('step_id')}"

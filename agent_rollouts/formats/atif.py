@@ -69,10 +69,13 @@ _TOKEN_LISTS = ("prompt_token_ids", "completion_token_ids", "logprobs")
 
 # What the converters of Hermes, Goose, Kimi, MiMo and OpenClaw write for a message without text.
 _PLACEHOLDERS = frozenset({
-    "[tool call]", "(tool use)", "(no assistant text)", "(no assistant text in JSON output)", "(empty user message)",
+    "[tool call]", "(tool use)", "(no assistant text)", "(no assistant text in JSON output)",
 })  # fmt: skip
+_EMPTY_PROMPT = "(empty user message)"  # OpenClaw's
 # Pi's converter makes agent steps of the summaries with which Pi replaces its context.
 _SUMMARIES = frozenset({"compaction", "branch_summary"})
+_ERROR_FLAGS = ("is_error", "tool_result_is_error")
+_USED_EXTRA = {*_ERROR_FLAGS, "is_sidechain"}
 _STOPPED = {"error": "api_error", "aborted": "interrupted"}
 
 _TRAJECTORY_KEYS = frozenset({
@@ -291,6 +294,15 @@ def _ordered(document: Object) -> list[Object]:
     return steps
 
 
+def _replacement(step: Object) -> Object | None:
+    """What a step tells of a compaction: Harbor's agents mark it, older ones of terminus-2 only name who summed up."""
+    note = _object(step, "extra", "context_management")
+    if note.get("boundary") == "replace":
+        return note
+    paths = (str(one.get("trajectory_path")) for one in _references({"steps": [step]}))
+    return {"type": "compaction"} if any(".summarization-" in path for path in paths) else None
+
+
 def _schema(tool: Object) -> Object:
     """A function schema as OpenAI writes it, of one that lacks the envelope or has Anthropic's `input_schema`."""
     if isinstance(tool.get("function"), dict) or not isinstance(tool.get("name"), str):
@@ -325,7 +337,7 @@ class _Thread:
         self.calls: set[str] = set()
         self.ids: set[str] = set()
         self.opening: set[int] = set()
-        self.has_answer = self.has_usage = False
+        self.has_answer = self.has_usage = self.is_replaced = False
         # What goes to source_meta: lists of step ids, and the extras by step or call.
         self.noted: dict[str, list[JSON]] = {}
         self.extras: dict[str, dict[str, Object]] = {}
@@ -367,16 +379,21 @@ class _Thread:
                 yield from self._prompt(at, role, said)
             yield from self._not_of_agent(step)
             yield from self._observed(at, [], step, role or "user")
-        if isinstance(note := extra.get("context_management"), dict) and note.get("boundary") == "replace":
+        self.is_replaced = False
+        # Where a continuation follows in another file, there is no context here to replace.
+        if (note := _replacement(step)) and number + 1 < len(self.steps):
+            self.is_replaced = True
             yield Compacted({**note, "step_id": id}, kept=frozenset(self.opening))
         yield from self._used(number, step, copied)
 
     def _prompt(self, at: At, role: str, said: _Content) -> Iterator[Event]:
-        if role == "system":
-            # After the beginning it is not the prompt but a note, of which the model may have seen nothing.
-            at = at._replace(origin="reminder" if self.calls or len(self.opening) < at.node else None)
-        if said.text in _PLACEHOLDERS or not (said.text or said.media):
-            yield Skipped("message: empty prompt" if not said.text else "text: placeholder", at.timestamp)
+        if role == "system" and len(self.opening) < at.node:
+            # Not the system prompt but a note, of which the model may have seen nothing.
+            at = at._replace(origin="reminder")
+        elif role == "user" and self.is_replaced:
+            at = at._replace(origin="summary")
+        if said.text == _EMPTY_PROMPT or not (said.text or said.media):
+            yield Skipped("text: placeholder" if said.text else "message: empty prompt", at.timestamp)
             return
         yield Said(at, role, said.text, said.media)
         # terminus-2 keeps its first prompt when it sums up; with others the summary is the next prompt.
@@ -434,6 +451,9 @@ class _Thread:
 
     def _observed(self, at: At, calls: list[_Call], step: Object, role: str) -> Iterator[Event]:
         """The calls, each followed by its results, so that those of an id that comes again find their own."""
+        for result in _objects(_object(step, "observation"), "results"):
+            name = _text(result, "source_call_id") or str(step.get("step_id"))
+            yield from self._extra("result", name, result, _RESULT_KEYS)
         answers, late, loose = self._bound(calls, step)
         plain = At(weight_reason=at.weight_reason, node=at.node)
         for number, call in enumerate(calls):
@@ -485,14 +505,13 @@ class _Thread:
         media: list[Media] = []
         flags: set[JSON] = set()
         for result in results:
-            yield from self._extra("result", str(call), result, _RESULT_KEYS)
             content = self._content(result.get("content"))
             yield from content.lost
             if content.text and content.text not in texts:
                 texts.append(content.text)
             media += content.media
             extra = _object(result, "extra")
-            flags |= {extra[key] for key in ("is_error", "tool_result_is_error") if type(extra.get(key)) is bool}
+            flags |= {extra[key] for key in _ERROR_FLAGS if type(extra.get(key)) is bool}
         yield Returned(at, call, "\n".join(texts), media, max(flags) if flags else None)
 
     # -- content, extras, tokens -----------------------------------------------------------------
@@ -540,9 +559,10 @@ class _Thread:
             if (field := f"{kind}.{key}") not in self.noted.get("unknown_fields", ()):
                 self._note("unknown_fields", field)
         for key, more in {**unknown, **_object(value, "extra")}.items():
-            if isinstance(more, (list, dict)) and more and key != "context_management":
-                yield Skipped(f"record: nested extra of a {kind}")
-            elif more not in (None, False, [], {}):
+            if isinstance(more, (list, dict)) and more:
+                if key != "context_management":
+                    yield Skipped(f"record: nested extra of a {kind}")
+            elif more not in (None, "", [], {}) and key not in _USED_EXTRA:
                 self.extras.setdefault(f"{kind}_extra", {}).setdefault(name, {})[key] = more
 
     def _used(self, number: int, step: Object, copied: bool) -> Iterator[Event]:
