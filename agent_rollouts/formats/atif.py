@@ -130,7 +130,7 @@ def _trace_id(source: Source, document: Object) -> str:
     """The session, with what tells the file from others of the same session."""
     trace = _text(document, "session_id") or _text(document, "trajectory_id") or source.stem
     for part in (_step_name(source), _kind(source)[1]):
-        if part and not trace.endswith(part):
+        if part and not trace.endswith((f"-{part}", f":{part}", f".{part}")):
             trace += f":{part}"
     return trace
 
@@ -140,24 +140,22 @@ def _identity(source: Source, document: Object) -> Facts:
     main, kind = _kind(source)
     own = _trace_id(source, document)
     facts = Facts({"trace_id": own, "root_session_id": _text(document, "session_id") or own})
-    beside = _beside(source, main) if kind else {}
-    references = [one for one in _references(beside) if one.get("trajectory_path") == source.name]
     what, _, rest = kind.partition("-")
     number = rest.partition("-")[0]
+    # The first segment is the main file, and the n-th summary was made at the end of segment n - 1.
+    segment = f"{main.removesuffix('.json')}.cont-{int(number) - 1}.json" if number.isdecimal() else main
+    parent, place = next(((found, name) for name in (segment, main) if (found := _beside(source, name))), ({}, ""))
+    references = [one for one in _references(parent) if kind and one.get("trajectory_path") == source.name]
     if what == "summarization" or references:
         facts.values |= {"is_sidechain": True, "agent_id": _text(document, "trajectory_id") or kind}
         facts.meta["spawned_by"] = references[0] if references else None
     elif what != "cont" or not number.isdecimal():
         return facts
-    # The first segment is the main file, and the n-th summary was made at the end of segment n - 1.
-    segment = f"{main.removesuffix('.json')}.cont-{int(number) - 1}.json" if number.isdecimal() else main
-    for place in (segment, main):
-        if (found := source.beside(place)) and (parent := _beside(source, place)):
-            facts.values["parent_trace_id"] = _trace_id(found, parent)
-            break
+    if parent and (found := source.beside(place)):
+        facts.values["parent_trace_id"] = _trace_id(found, parent)
     else:
         facts.values["parent_trace_id"] = _text(_object(document, "agent", "extra"), "parent_session_id")
-    root = _text(beside, "session_id") or facts.values["parent_trace_id"]
+    root = _text(_beside(source, main), "session_id") or facts.values["parent_trace_id"]
     facts.values["root_session_id"] = root or facts.values["root_session_id"]
     return facts
 
@@ -244,7 +242,7 @@ def _trajectory(source: Source, document: Object, facts: Facts, key: str) -> Ite
         "continued_trajectory_ref": document.get("continued_trajectory_ref"),
         "agent_extra": extra or None,
         "extra": {**unknown, **root_extra} or None,
-        "unknown_fields": sorted(unknown) or None,
+        "steps_ordered_by": "step_id" if steps != list(_objects(document, "steps")) else None,
         "subagent_refs": references or None,
     }
     # Sub-agents whose steps were sorted in among those of the main one.
@@ -260,12 +258,28 @@ def _trajectory(source: Source, document: Object, facts: Facts, key: str) -> Ite
         else:
             yield Facts(meta=details)
             yield from _trial(source, document, is_main=not facts.values.get("is_sidechain"))
-            yield from _Thread(source, agent, own).events(_object(document, "final_metrics"))
+            yield from _misshapen(document)
+            thread = _Thread(source, agent, own)
+            thread.noted = {"unknown_fields": list(unknown)} if unknown else {}
+            yield from thread.events(_object(document, "final_metrics"))
         yield End()
     for number, embedded in enumerate(_objects(document, "subagent_trajectories"), 1):
         name = _text(embedded, "trajectory_id") or str(number)
         spawned = _spawned(facts, name, [one for one in references if one.get("trajectory_id") == name])
         yield from _trajectory(source, embedded, spawned, f"{key}/{number}")
+
+
+def _misshapen(document: Object) -> Iterator[Event]:
+    """What is no object where the format has objects."""
+    results = [_items(_object(step, "observation"), "results") for step in _objects(document, "steps")]
+    for what, items in (
+        ("step", _items(document, "steps")),
+        ("result", [one for found in results for one in found]),
+        ("tool definition", _items(_object(document, "agent"), "tool_definitions")),
+        ("sub-agent", _items(document, "subagent_trajectories")),
+    ):
+        if count := sum(not isinstance(one, dict) for one in items):
+            yield Skipped(f"record: {what} of unexpected shape", count=count)
 
 
 def _spawned(parent: Facts, name: str, references: Sequence[Object] = ()) -> Facts:
@@ -397,7 +411,8 @@ class _Thread:
             return
         yield Said(at, role, said.text, said.media)
         # terminus-2 keeps its first prompt when it sums up; with others the summary is the next prompt.
-        if len(self.opening) == at.node and (role == "system" or self.agent.startswith("terminus")):
+        is_kept = role == "system" or (at.node == 0 and self.agent.startswith("terminus"))
+        if is_kept and len(self.opening) == at.node:
             self.opening.add(at.node)
 
     def _answer(self, at: At, step: Object, said: _Content, extra: Object) -> Iterator[Event]:
@@ -408,26 +423,28 @@ class _Thread:
                 yield from self._extra("call", str(calls[-1].id), call, _CALL_KEYS)
             else:
                 yield Skipped("tool_call: without a name", at.timestamp)
-        if step.get("llm_call_count") == 0:
+        count, stop = step.get("llm_call_count"), str(extra.get("stop_reason"))
+        if type(count) is int and count == 0:
             at = at._replace(origin="synthetic", weight_reason=at.weight_reason or "synthetic")
-        elif extra.get("pi_event_type") in _SUMMARIES:
+        elif str(extra.get("pi_event_type")) in _SUMMARIES:
             at = at._replace(origin="summary", weight_reason=at.weight_reason or "summary")
         elif self.agent == "openclaw" and said.text.startswith("(error) "):
             at = at._replace(weight_reason=at.weight_reason or "api_error")
-        elif (stop := extra.get("stop_reason")) in ("error", "aborted"):
+        elif stop in _STOPPED:
             at = at._replace(weight_reason=at.weight_reason or _STOPPED[stop])
         elif not at.weight_reason and (model := _text(step, "model_name") or self.model):
             self.has_answer = True
             yield Facts({"model": model})
-        if isinstance(count := step.get("llm_call_count"), int) and count > 1:
+        if type(count) is int and count > 1:
             self._note("aggregated_steps", step.get("step_id"))
         if (effort := step.get("reasoning_effort")) and effort not in self.noted.get("reasoning_efforts", ()):
             self._note("reasoning_efforts", effort)
         thought = step.get("reasoning_content")
-        if isinstance(thought, str) and thought.strip():
-            yield Thought(at, thought)
-        elif thought is not None and not isinstance(thought, str):
+        if not isinstance(thought, str | None):
             yield Skipped("reasoning: unexpected shape", at.timestamp)
+        thought = thought if isinstance(thought, str) and thought.strip() else ""
+        if thought:
+            yield Thought(at, thought)
         text = said.text
         if text in _PLACEHOLDERS or any(
             text in (f"Executed {c.name}", f"Executed {c.name} (no result)") for c in calls
