@@ -53,6 +53,8 @@ def _step(step: dict[str, JSON], key: str, known: set[str]) -> Iterator[Raw]:
 
 def _results(results: list[dict[str, JSON]], ids: list[str | None], key: str, known: set[str]) -> Iterator[Raw]:
     """Results of calls; what answers none is text, and of several for one call plain reading tells the number only."""
+    # Where only a sub-agent is named, what it said stands in its own trajectory.
+    results = [one for one in results if one.get("content") is not None or not one.get("subagent_trajectory_ref")]
     named = [one for one in results if id_of(one.get("source_call_id"))]
     loose = [one for one in results if one not in named and one.get("content") is not None]
     free = list(ids)

@@ -144,14 +144,16 @@ def _identity(source: Source, document: Object) -> Facts:
     number = rest.partition("-")[0]
     # The first segment is the main file, and the n-th summary was made at the end of segment n - 1.
     segment = f"{main.removesuffix('.json')}.cont-{int(number) - 1}.json" if number.isdecimal() else main
-    parent, place = next(((found, name) for name in (segment, main) if (found := _beside(source, name))), ({}, ""))
+    place = segment if _beside(source, segment) else main
+    parent = _beside(source, place)
     references = [one for one in _references(parent) if kind and one.get("trajectory_path") == source.name]
     if what == "summarization" or references:
         facts.values |= {"is_sidechain": True, "agent_id": _text(document, "trajectory_id") or kind}
         facts.meta["spawned_by"] = references[0] if references else None
     elif what != "cont" or not number.isdecimal():
         return facts
-    if parent and (found := source.beside(place)):
+    found = source.beside(place)
+    if parent and found:
         facts.values["parent_trace_id"] = _trace_id(found, parent)
     else:
         facts.values["parent_trace_id"] = _text(_object(document, "agent", "extra"), "parent_session_id")
@@ -475,8 +477,8 @@ class _Thread:
         plain = At(weight_reason=at.weight_reason, node=at.node)
         for number, call in enumerate(calls):
             yield Called(at, *call)
-            if number in answers:
-                yield from self._returned(plain, call.id, answers[number])
+            if results := answers.get(number):
+                yield from self._returned(plain, call.id, results)
         self.calls |= {call.id for call in calls if call.id}
         for result in late:
             yield from self._returned(plain, _text(result, "source_call_id"), [result])
@@ -497,7 +499,11 @@ class _Thread:
         for result in _objects(_object(step, "observation"), "results"):
             call = _text(result, "source_call_id")
             own = [number for number, one in enumerate(calls) if call and one.id == call]
-            if own:
+            if result.get("content") is None and result.get("subagent_trajectory_ref"):
+                answers |= {
+                    number: [] for number in own if number not in answers
+                }  # what the sub-agent said is elsewhere
+            elif own:
                 answers.setdefault(next((n for n in own if n not in answers), own[-1]), []).append(result)
             elif call in self.calls:
                 late.append(result)
