@@ -140,13 +140,15 @@ def _identity(source: Source, document: Object) -> Facts:
     main, kind = _kind(source)
     own = _trace_id(source, document)
     facts = Facts({"trace_id": own, "root_session_id": _text(document, "session_id") or own})
+    if not kind:
+        return facts
     what, _, rest = kind.partition("-")
     number = rest.partition("-")[0]
     # The first segment is the main file, and the n-th summary was made at the end of segment n - 1.
     segment = f"{main.removesuffix('.json')}.cont-{int(number) - 1}.json" if number.isdecimal() else main
     place = segment if _beside(source, segment) else main
     parent = _beside(source, place)
-    references = [one for one in _references(parent) if kind and one.get("trajectory_path") == source.name]
+    references = [one for one in _references(parent) if one.get("trajectory_path") == source.name]
     if what == "summarization" or references:
         facts.values |= {"is_sidechain": True, "agent_id": _text(document, "trajectory_id") or kind}
         facts.meta["spawned_by"] = references[0] if references else None
@@ -204,12 +206,14 @@ def _trial(source: Source, document: Object, *, is_main: bool) -> Iterator[Event
         only = next(iter(numbers.values())) if len(numbers) == 1 else None
         found.values["reward"] = numbers.get("reward", only)
         found.meta["rewards"] = rewards
-    if failure := _object(own, "exception_info") or _object(result, "exception_info"):
+    failure = _object(own, "exception_info")
+    if reported := failure or _object(result, "exception_info"):
         names = ("exception_type", "exception_message", "occurred_at")
-        found.meta["exception"] = {name.removeprefix("exception_"): failure.get(name) for name in names}
+        found.meta["exception"] = {name.removeprefix("exception_"): reported.get(name) for name in names}
+    if failure:
         # What fails after the agent is done is no failure of the agent's.
-        if not str(failure.get("exception_type")).startswith(("Verifier", "Reward")):
-            found.values["completed"] = False
+        of_verifier = str(failure.get("exception_type")).startswith(("Verifier", "Reward"))
+        found.values["completed"] = None if of_verifier else False
     elif not document.get("continued_trajectory_ref"):
         times = _text(own, "finished_at") or _text(_object(own, "agent_execution"), "finished_at")
         found.values["completed"] = True if times else None
@@ -391,6 +395,8 @@ class _Thread:
         else:
             if role is None:
                 yield Skipped("message: unknown source", at.timestamp)
+                if said.media:
+                    yield Skipped("media: unknown source", count=len(said.media))
             else:
                 yield from self._prompt(at, role, said)
             yield from self._not_of_agent(step)
@@ -408,7 +414,7 @@ class _Thread:
             at = at._replace(origin="reminder")
         elif role == "user" and self.is_replaced:
             at = at._replace(origin="summary")
-        if said.text == _EMPTY_PROMPT or not (said.text or said.media):
+        if said.text in ("", _EMPTY_PROMPT) and not said.media:
             yield Skipped("text: placeholder" if said.text else "message: empty prompt", at.timestamp)
             return
         yield Said(at, role, said.text, said.media)
@@ -463,7 +469,7 @@ class _Thread:
         """What only steps of the agent may have."""
         if calls := len(_items(step, "tool_calls")):
             yield Skipped("tool_call: not of the agent", count=calls)
-        if step.get("reasoning_content"):
+        if step.get("reasoning_content") not in (None, ""):
             yield Skipped("reasoning: not of the agent")
 
     # -- calls and results -----------------------------------------------------------------------
