@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 
 from agent_rollouts import jsontext
 from agent_rollouts.audit.raw import Raw, id_of, records
+from agent_rollouts.errors import FormatError
 from agent_rollouts.events import JSON
 from agent_rollouts.source import Source
 
@@ -37,10 +39,10 @@ def raw(source: Source) -> Iterator[Raw]:
 
 def _rows(source: Source) -> Iterator[dict[str, JSON]]:
     if source.name.endswith(".json"):
-        document = source.document()
-        yield from document if isinstance(document, list) else [document]
-    else:
-        yield from records(source)
+        with suppress(FormatError):
+            yield source.document()
+            return
+    yield from records(source)
 
 
 def _text(value: JSON) -> tuple[str, int]:

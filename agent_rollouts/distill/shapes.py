@@ -8,7 +8,8 @@ The rules are those of Hermes' own converter:
 * The results of an answer are one `tool` turn; a content that is JSON stands in it as JSON. They are named after the
   calls by position, or by their ids where a call has none.
 
-A row that was read from such a file is written as it was, byte for byte. What a trajectory cannot hold is counted.
+A row that was read from such a file is written as it was, byte for byte (numbers included, if its dataset went through
+`exact`). What a trajectory cannot hold is counted.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ which `trajectories.jsonl` repeats; `*_compressed.jsonl` of the trajectory compr
 * A block is JSON on a line between two lines of tags. It is decoded as JSON: arguments may hold the tags. The calls of
   a turn are the blocks that it ends with; those before them are quoted.
 * The ids of calls stand with the results. All results of a turn are one `tool` turn, the k-th for the k-th call.
-* The CLI puts the latest prompt at turn 1, where the first one stood: such a turn is dropped.
+* The CLI puts the latest prompt at turn 1, where the first one stood: such a turn is dropped, and the answers to the
+  lost one have weight 0.
 * `distill.shapes` writes these rows again, byte for byte. What it needs for that and messages do not hold is in
   `source_meta`; numbers in it count turns.
 
@@ -37,7 +38,7 @@ from typing import NamedTuple
 from agent_rollouts import jsontext
 from agent_rollouts.events import JSON, At, Called, End, Event, Facts, Returned, Said, Skipped, Start, Thought
 from agent_rollouts.formats import _chat
-from agent_rollouts.source import Head, Source
+from agent_rollouts.source import HEAD_RECORDS, Head, Source
 
 SYSTEM = (
     "You are a function calling AI model. You are provided with function signatures within <tools> </tools> XML tags. "
@@ -129,16 +130,9 @@ def held(source: Source) -> Iterator[tuple[str, int, int]]:
 
 
 def _rows(source: Source) -> Iterator[dict[str, JSON]]:
-    source.head.limit = 8
-    document = source.head.document
-    # `--save_sample` writes its one row indented.
-    if not any(map(_turns, source.head.records)) and (_turns(document) or isinstance(document, list)):
-        value = source.document()
-        for row in value if isinstance(value, list) else [value]:
-            if isinstance(row, dict):
-                yield row
-            else:
-                source.damage["record: not an object"] += 1
+    source.head.limit = HEAD_RECORDS
+    if _turns(source.head.document) and not any(map(_turns, source.head.records)):
+        yield source.document()  # `--save_sample` writes its one row indented
         return
     for row in source.records():
         yield row if jsontext.is_exact(row) else source.exact()
@@ -213,14 +207,19 @@ class _Conversation:
 
     def events(self) -> Iterator[Event]:
         misplaced = self._misplaced()
+        lost: str | None = None
         for number, turn in enumerate(self.turns):
-            role, value, at = _role(turn), turn["value"], At(turn=number)
+            role, value = _role(turn), turn["value"]
+            lost = None if role == "user" else lost
+            at = At(turn=number, weight_reason=lost)
             if number == misplaced:
+                # The prompt that stood here, and that the next answers are to, is not in the row.
+                lost = "prompt_lost"
                 yield Skipped("message: prompt of a later turn in the place of the first")
             elif role == "assistant":
                 yield from self._answer(value, at, number)
             elif role == "tool":
-                yield from self._returned(at, number)
+                yield from self._returned(At(turn=number), number)
             elif role is None:
                 yield Skipped("message: unknown role")
             elif number or role == "user" or not self._is_template(value):
