@@ -151,6 +151,14 @@ def test_lone_surrogates_within_blocks() -> None:
     assert found.messages[2]["content"] == '["\ufffd"]'
 
 
+def test_a_turn_for_each_result() -> None:
+    results = [f'<tool_response>\n{{"name": "ls", "content": "{text}"}}\n</tool_response>' for text in "ab"]
+    turns = [said("human", "Hi"), said("gpt", f"{BLOCK}\n{BLOCK}"), *(said("tool", text) for text in results)]
+    (found,) = rollouts(lines({"conversations": turns}))
+    assert [message["content"] for message in found.messages[2:]] == ["a", "b"]
+    assert audit(Source("t.jsonl", lines({"conversations": turns}))).problems == []
+
+
 def test_deep_nesting_is_kept_as_text() -> None:
     deep = "[" * 100_000
     turn = said("gpt", f'<tool_call>\n{{"name": "ls", "arguments": {deep}\n</tool_call>')

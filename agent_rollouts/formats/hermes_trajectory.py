@@ -29,8 +29,8 @@ Source of the rules: Hermes Agent 0.19 (`agent/trajectory.py`, `agent_runtime_he
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -282,7 +282,9 @@ class _Conversation:
 
     def _answer(self, value: JSON, at: At, number: int) -> Iterator[Event]:
         text = value if isinstance(value, str) else _chat.content(value, at)[0]
-        results = self.results[number + 1].found if number + 1 < len(self.turns) else []
+        # Others write a turn for each result.
+        following = itertools.takewhile(lambda results: results.found, self.results[number + 1 :])
+        results = [result for turn in following for result in turn.found]
         calls, head, left = _split_calls(text, is_followed=bool(results))
         before, thought, behind, said = _split_thought(head)
         if calls and not said.strip():
@@ -328,12 +330,14 @@ class _Conversation:
             self._note("think", number, [before, behind])
 
     def _returned(self, at: At, number: int) -> Iterator[Event]:
-        results, (calls, self.open) = self.results[number], (self.open, [])
+        results, calls = self.results[number], self.open
         if results.malformed:
             yield Skipped("record: malformed tool_response, kept as text", count=results.malformed)
         if results.beside:
             yield Skipped("text: beside a tool_response")
-        for result, place in zip(results.found, _places([name for _, name in calls], results.found), strict=True):
+        places = _places([name for _, name in calls], results.found)
+        self.open = [call for place, call in enumerate(calls) if place not in places]
+        for result, place in zip(results.found, places, strict=True):
             if place is None:
                 yield Returned(at, result.id or "unknown", result.text)
                 continue
@@ -370,7 +374,6 @@ def _is_parts(value: JSON) -> bool:
     return all(isinstance(p, dict) and set(p) == {"type", "text"} and isinstance(p["text"], str) for p in value)
 
 
-@functools.lru_cache(maxsize=8)
 def _template_tools(text: str) -> tuple[list[JSON] | None, bool]:
     """The tools of Hermes' system turn (None where the text is another), and whether it ends with the notice."""
     has_notice = text.endswith(NOTICE)
@@ -384,8 +387,8 @@ def _listed_tools(value: JSON) -> list[JSON] | None:
     """A list of function schemas, given as a list or as its JSON text; None where it is none."""
     if isinstance(value, str):
         try:
-            value = jsontext.tolerant(value)[0]
-        except ValueError:
+            value = jsontext.tolerant(value)[0] if "\\u" in value else json.loads(value)
+        except (ValueError, RecursionError):
             return None
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         return None
