@@ -32,6 +32,7 @@ import agent_rollouts
 from agent_rollouts import FEATURES, AgentRolloutsError, BadFileError, FormatError, SourceError, load_rollouts
 from agent_rollouts.agent_rollouts import AgentRollouts
 from agent_rollouts.configs import formats
+from agent_rollouts.copies import Copies
 from agent_rollouts.features import encoded_row
 from agent_rollouts.formats import read
 from agent_rollouts.loading import default_roots
@@ -480,11 +481,11 @@ def test_stored_text_is_that_of_the_rollouts(folder: Path) -> None:
 def test_examples_and_tables_are_the_same_rows(folder: Path) -> None:
     builder = AgentRollouts(data_dir=str(folder))
     files = list(builder.config.data_files["train"])
-    rows = [row for _, row in builder._generate_examples(files, {})]
-    tables = [table for _, table in builder._generate_tables(files, {})]
+    rows = [row for _, row in builder._generate_examples(files, Copies(files))]
+    tables = [table for _, table in builder._generate_tables(files, Copies(files))]
     assert {table.schema for table in tables} == {FEATURES.arrow_schema}
     assert stored(Dataset(pa.concat_tables(tables))) == rows
-    assert list(builder._generate_shards(files, {})) == files
+    assert list(builder._generate_shards(files, Copies(files))) == files
 
 
 def test_decoded_rows(folder: Path) -> None:

@@ -489,7 +489,9 @@ class Session:
             "details": record.get("details") or None,
         }
         kept = self._kept(self._first_kept(record), node)
-        return Compacted({key: value for key, value in note.items() if value is not None}, tuple(context), kept, node=node)
+        return Compacted(
+            {key: value for key, value in note.items() if value is not None}, tuple(context), kept, node=node
+        )
 
     def _first_kept(self, record: dict[str, JSON]) -> int | None:
         index, id = record.get("firstKeptEntryIndex"), record.get("firstKeptEntryId")
