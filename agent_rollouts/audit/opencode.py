@@ -18,8 +18,8 @@ def raw(source: Source) -> Iterator[Raw]:
             case {"type": "text", "text": str(text)} if text:
                 yield Raw("prompt" if role == "user" else "answer", key, text)
             case {"type": "reasoning"} if role == "assistant":
-                text = part.get("text")
-                yield Raw("reasoning", key, text if isinstance(text, str) else "")
+                thought = part.get("text")
+                yield Raw("reasoning", key, thought if isinstance(thought, str) else "")
             case {"type": "file"}:
                 yield Raw("media", None, None)
             case {"type": "tool", "tool": str(name), "state": dict(state)} if name and role == "assistant":
@@ -27,23 +27,23 @@ def raw(source: Source) -> Iterator[Raw]:
                 yield Raw("tool_call", call, (name, state.get("input") or state.get("raw") or {}))
                 yield from _result(call, state)
             case {"type": "tool"} if role == "assistant":
-                yield Raw("tool_call", None, None)
+                yield Raw("tool_call", None, (None, {}))
 
 
 def _result(call: str | None, state: dict[str, JSON]) -> Iterator[Raw]:
+    shown: JSON = None
     match state:
         case {"status": "pending" | "running"}:
             return
-        case {"status": "completed", "output": str(shown)}:
+        case {"status": "completed", "output": str(text)}:
+            shown = text
             files = state.get("attachments")
             yield from (Raw("media", None, None) for _ in (files if isinstance(files, list) else ()))
-        case {"status": "error", "metadata": {"interrupted": True, "output": str(shown)}} | {
+        case {"status": "error", "metadata": {"interrupted": True, "output": str(text)}} | {
             "status": "error",
-            "error": str(shown),
+            "error": str(text),
         }:
-            pass
-        case _:
-            shown = None
+            shown = text
     yield Raw("tool_result", call, shown)
 
 

@@ -224,12 +224,14 @@ class _Session:
         yield self._facts()
         for message in messages:
             match message:
-                case {"info": {"role": "user" | "assistant" as role, **info}, "parts": list(parts)}:
+                case {"info": {"role": "user" | "assistant" as role} as info, "parts": list(parts)}:
                     yield from self._message(role, info, parts)
                 case {"info": {"role": str()}}:
                     yield Skipped("message: without parts")
                 case _:
                     yield Skipped("message: of unknown shape")
+        if self.is_reverted:
+            self.completed = None
         if self.hidden:
             yield Branched(frozenset(self.hidden), [frozenset()])
         yield self._closing()
@@ -380,8 +382,8 @@ class _Session:
             if model is not None and model != self.model:
                 self.model = model
                 yield Facts({"model": model})
-        is_summary = info.get("summary") is True
         is_whole = error is None and bool(info.get("finish") or _time(time.get("completed")))
+        is_summary = is_whole and info.get("summary") is True
         has_finish = any(step.finish is not None for step in steps)
         if is_summary:
             at = at._replace(origin="summary", weight_reason="request_not_in_log")
@@ -399,7 +401,7 @@ class _Session:
             counted = step.finish or (info if is_last and not has_finish else {})
             if usage := _usage(counted):
                 events.append(Used(self.node, usage))
-        if is_summary and is_whole and not self.is_reverted:
+        if is_summary and not self.is_reverted:
             yield self._compacted(info, events)
         else:
             yield from events
@@ -414,8 +416,7 @@ class _Session:
         texts: list[tuple[bool, str]] = []
         thoughts: list[str] = []
         media: list[Media] = []
-        calls: list[Event] = []
-        results: list[Event] = []
+        calls: list[Event] = []  # each with its result behind it
         for part in step.parts:
             match part:
                 case {"type": "text", "text": str(text)}:
@@ -428,7 +429,7 @@ class _Session:
                     call_id = text_or_none(part.get("callID"))
                     given = state.get("input") or text_or_none(state.get("raw"))
                     calls.append(Called(at, call_id, name, arguments(given)))
-                    results += self._result(at, call_id, state)
+                    calls += self._result(at, call_id, state)
                 case {"type": "tool"}:
                     yield Skipped("tool_call: of unknown shape")
                 case {"type": "file"} if (medium := _medium(part)) is not None:
@@ -447,8 +448,7 @@ class _Session:
             yield Thought(at, "\n".join(thoughts))
         if texts or media:
             yield Said(at, "assistant", "\n".join(text for _, text in texts), media)
-        yield from (call._replace(at=at) for call in calls if isinstance(call, Called))
-        yield from results
+        yield from (call._replace(at=at) if isinstance(call, Called) else call for call in calls)
         if not (texts or thoughts or media or calls):
             yield Skipped("message: no answer")
 
@@ -542,7 +542,7 @@ def _medium(part: JSON) -> Media | None:
 def _usage(counted: dict[str, JSON]) -> dict[str, JSON]:
     """The counts of a response; none where nothing was counted."""
     tokens, cache = _dict(counted.get("tokens")), _dict(_dict(counted.get("tokens")).get("cache"))
-    usage = {
+    found = {
         "input_tokens": tokens.get("input"),
         "output_tokens": tokens.get("output"),
         "reasoning_tokens": tokens.get("reasoning"),
@@ -550,7 +550,7 @@ def _usage(counted: dict[str, JSON]) -> dict[str, JSON]:
         "cache_write_tokens": cache.get("write"),
         "cost_usd": counted.get("cost"),
     }
-    usage = {name: int(n) if name != "cost_usd" else float(n) for name, n in usage.items() if _is_count(n)}
+    usage: dict[str, JSON] = {name: count for name, count in found.items() if _is_count(count)}
     return usage if any(usage.values()) else {}
 
 
