@@ -12,22 +12,35 @@ from agent_rollouts.source import Source
 
 
 def raw(source: Source) -> Iterator[Raw]:
-    """The parts of all messages, each by itself."""
-    for role, key, part in _parts(source):
-        match part:
-            case {"type": "text", "text": str(text)} if text:
-                yield Raw("prompt" if role == "user" else "answer", key, text)
-            case {"type": "reasoning"} if role == "assistant":
-                thought = part.get("text")
-                yield Raw("reasoning", key, thought if isinstance(thought, str) else "")
-            case {"type": "file"}:
-                yield Raw("media", None, None)
-            case {"type": "tool", "tool": str(name), "state": dict(state)} if name and role == "assistant":
-                call = id_of(part.get("callID"))
-                yield Raw("tool_call", call, (name, state.get("input") or state.get("raw") or {}))
-                yield from _result(call, state)
-            case {"type": "tool"} if role == "assistant":
-                yield Raw("tool_call", None, (None, {}))
+    """The parts of all messages, each by itself, and the system prompts of a session, each once."""
+    prompts: set[tuple[str | None, str]] = set()
+    for session, info, parts in _messages(source):
+        role, key = info["role"], id_of(info.get("id"))
+        system = info.get("system") if info.get("summary") is not True else None
+        for text in system if isinstance(system, list) else [system]:
+            if isinstance(text, str) and text and (session, text) not in prompts:
+                prompts.add((session, text))
+                yield Raw("prompt", None, text)
+        for part in parts:
+            if isinstance(part, dict):
+                yield from _part(role, key, part)
+
+
+def _part(role: str, key: str | None, part: dict[str, JSON]) -> Iterator[Raw]:
+    match part:
+        case {"type": "text", "text": str(text)} if text:
+            yield Raw("prompt" if role == "user" else "answer", key, text)
+        case {"type": "reasoning"} if role == "assistant":
+            thought = part.get("text")
+            yield Raw("reasoning", key, thought if isinstance(thought, str) else "")
+        case {"type": "file"}:
+            yield Raw("media", None, None)
+        case {"type": "tool", "tool": str(name), "state": dict(state)} if name and role == "assistant":
+            call = id_of(part.get("callID"))
+            yield Raw("tool_call", call, (name, state.get("input") or state.get("raw") or {}))
+            yield from _result(call, state)
+        case {"type": "tool"} if role == "assistant":
+            yield Raw("tool_call", None, (None, {}))
 
 
 def _result(call: str | None, state: dict[str, JSON]) -> Iterator[Raw]:
@@ -47,20 +60,17 @@ def _result(call: str | None, state: dict[str, JSON]) -> Iterator[Raw]:
     yield Raw("tool_result", call, shown)
 
 
-def _parts(source: Source) -> Iterator[tuple[str, str | None, dict[str, JSON]]]:
-    """Every part with the role and the id of its message."""
+def _messages(source: Source) -> Iterator[tuple[str | None, dict[str, JSON], list[JSON]]]:
+    """Every message: its session where a file has several, what is said about it, and its parts."""
     if source.head.data.startswith(MAGIC):
-        query = (
-            "SELECT message.id, message.data, part.data FROM part JOIN message ON part.message_id = message.id"
-            " ORDER BY message.session_id, message.time_created, message.id, part.id"
-        )
         with database(source) as connection:
-            for key, info, data in connection.execute(query):
-                found = json.loads(info), json.loads(data)
-                yield str(found[0].get("role")), key, found[1]
+            query = "SELECT id, session_id, data FROM message ORDER BY session_id, time_created, id"
+            for key, session, data in connection.execute(query):
+                found = connection.execute("SELECT data FROM part WHERE message_id = ? ORDER BY id", (key,))
+                yield session, {**json.loads(data), "id": key}, [json.loads(part) for (part,) in found]
         return
     document = source.document()
     for message in document.get("messages", ()) if isinstance(document, dict) else document:
         match message:
-            case {"info": {"role": "user" | "assistant" as role, **info}, "parts": list(parts)}:
-                yield from ((role, id_of(info.get("id")), part) for part in parts if isinstance(part, dict))
+            case {"info": {"role": "user" | "assistant"} as info, "parts": list(parts)}:
+                yield None, info, parts

@@ -19,6 +19,7 @@ the server's `GET /session/:id/message` gives the list of messages alone.
 * Once a message with `summary` is finished, the context is that, then the messages from `tail_start_id` of
   the `compaction` part it answers. The request that it answers is not in the log.
 * `revert` of the session withdraws everything from a message, or part, on.
+* The system prompt is in the answers of versions of 2025 (`system`), later not in the log.
 * Ignored texts are not sent; text files are sent as the texts beside them; failed answers are not sent again.
 
 Source of the rules: opencode's sources (`message-v2`, `prompt`, `processor`, `compaction`, `revert`), the types
@@ -94,10 +95,9 @@ def decode(source: Source) -> Iterator[Event]:
         return
     match source.document():
         case {"info": dict(info), **rest}:
-            messages = rest.get("messages")
             if rest.get("todos"):
                 yield Skipped("record: todos")
-            yield from _Session(info).events(messages if isinstance(messages, list) else [])
+            yield from _Session(info).events(_list(rest.get("messages")))
         case [{"info": {"sessionID": str(id)}}, *_] as messages:
             yield from _Session({"id": id}).events(messages)
         case _:
@@ -204,7 +204,7 @@ class _Session:
         self.ids: set[str] = set()
         self.first_nodes: dict[str, int] = {}
         self.markers: dict[str, tuple[int, dict[str, JSON]]] = {}
-        self.system: str | None = None
+        self.systems: dict[str, None] = {}
         self.path: dict[str, JSON] | None = None
         self.model: str | None = None
         self.completed: bool | None = None
@@ -222,6 +222,9 @@ class _Session:
 
     def events(self, messages: list[JSON]) -> Iterator[Event]:
         yield self._facts()
+        # The answers of older versions have the prompt that stood before everything.
+        first: dict[str, JSON] = next((message["info"] for message in messages if _is_answer(message)), {})
+        yield from self._system(At(), _list(first.get("system")))
         for message in messages:
             match message:
                 case {"info": {"role": "user" | "assistant" as role} as info, "parts": list(parts)}:
@@ -305,8 +308,8 @@ class _Session:
                 self.lists[name][value] = None
         for part in parts:
             kind = part["type"]
-            if kind == "patch" and isinstance(part.get("files"), list):
-                self.files.update(dict.fromkeys(name for name in part["files"] if isinstance(name, str)))
+            if kind == "patch":
+                self.files |= dict.fromkeys(name for name in _list(part.get("files")) if isinstance(name, str))
             elif kind == "retry":
                 self.counts["retries"][_error_name(part.get("error"))] += 1
             if kind in _RECORDS:
@@ -320,14 +323,19 @@ class _Session:
         self.node += 1
         return at
 
+    def _system(self, at: At, texts: list[JSON]) -> Iterator[Event]:
+        """What is new in the system prompt."""
+        for text in texts:
+            if isinstance(text, str) and text and text not in self.systems:
+                self.systems[text] = None
+                yield Said(self._next(At(timestamp=at.timestamp)), "system", text)
+
     # -- the user's ------------------------------------------------------------------------------
 
     def _user(self, at: At, info: dict[str, JSON], parts: list[dict[str, JSON]]) -> Iterator[Event]:
         self.completed = None
-        if (system := text_or_none(info.get("system"))) and system != self.system:
-            # Put behind the program's own instructions, which are not in the log.
-            self.system = system
-            yield Said(self._next(At(timestamp=at.timestamp)), "system", system)
+        # Put behind the program's own instructions, which newer versions do not log.
+        yield from self._system(at, [info.get("system")])
         marker = next((part for part in parts if part["type"] == "compaction"), None)
         if marker is not None and at.id is not None:
             self.markers[at.id] = (self.node, marker)
@@ -382,6 +390,8 @@ class _Session:
             if model is not None and model != self.model:
                 self.model = model
                 yield Facts({"model": model})
+        if info.get("summary") is not True:
+            yield from self._system(at, _list(info.get("system")))
         is_whole = error is None and bool(info.get("finish") or _time(time.get("completed")))
         is_summary = is_whole and info.get("summary") is True
         has_finish = any(step.finish is not None for step in steps)
@@ -410,7 +420,8 @@ class _Session:
         place, marker = self.markers.get(info.get("parentID") or "", (0, {}))
         note = {name: marker[name] for name in ("auto", "overflow") if isinstance(marker.get(name), bool)}
         tail = self.first_nodes.get(marker.get("tail_start_id") or "", place)
-        return Compacted(note, events, frozenset(range(tail, place)))
+        again = [Said(At(replayed=True), "system", text) for text in self.systems]
+        return Compacted(note, [*again, *events], frozenset(range(tail, place)))
 
     def _step(self, at: At, step: _Step) -> Iterator[Event]:
         texts: list[tuple[bool, str]] = []
@@ -464,7 +475,7 @@ class _Session:
                 # Put out of the context later, when room was needed.
                 self.cleared += bool(time.get("compacted"))
                 media: list[Media] = []
-                for file in state["attachments"] if isinstance(state.get("attachments"), list) else []:
+                for file in _list(state.get("attachments")):
                     if (medium := _medium(file)) is not None:
                         media.append(medium)
                     else:
@@ -504,6 +515,13 @@ def _steps(parts: list[dict[str, JSON]]) -> Iterator[_Step]:
         yield _Step(id, held, finish)
 
 
+def _is_answer(message: JSON) -> bool:
+    match message:
+        case {"info": {"role": "assistant", **info}}:
+            return info.get("summary") is not True
+    return False
+
+
 def _ran_by_program(info: dict[str, JSON], parts: list[dict[str, JSON]]) -> bool:
     """Whether no model answered: there is nothing but calls, no step, and no token."""
     kinds = {part["type"] for part in parts}
@@ -518,8 +536,7 @@ def _withdrawn(parts: list[dict[str, JSON]]) -> Iterator[Event]:
         state = _dict(part.get("state"))
         if part["type"] == "tool" and state.get("status") in ("completed", "error"):
             yield Skipped("tool_result: reverted")
-            if isinstance(state.get("attachments"), list) and state["attachments"]:
-                yield Skipped("media: reverted", count=len(state["attachments"]))
+            yield from (Skipped("media: reverted") for _ in _list(state.get("attachments")))
 
 
 def _origin(part: dict[str, JSON], has_file: bool) -> str | None:
@@ -575,3 +592,7 @@ def _error_name(error: JSON) -> str:
 
 def _dict(value: JSON) -> dict[str, JSON]:
     return value if isinstance(value, dict) else {}
+
+
+def _list(value: JSON) -> list[JSON]:
+    return value if isinstance(value, list) else []
