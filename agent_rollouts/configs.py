@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import os
 from collections.abc import Mapping
@@ -62,5 +63,7 @@ def selected(name: str) -> list[FormatConfig]:
 def file_rules(name: str, file_pattern: str | None = None) -> dict[str, tuple[str, ...]]:
     """Which files of a folder to read for a format: `patterns` and `ignored`, as `source.find` takes them."""
     chosen = selected(name)
-    patterns = (file_pattern,) if file_pattern else tuple(dict.fromkeys(p for c in chosen for p in c.patterns))
+    named = (file_pattern,) if file_pattern else tuple(dict.fromkeys(p for c in chosen for p in c.patterns))
+    # `session-*.jsonl` says nothing beside `*.jsonl`.
+    patterns = tuple(p for p in named if not any(p != wider and fnmatch.fnmatchcase(p, wider) for wider in named))
     return {"patterns": patterns, "ignored": tuple(dict.fromkeys(i for c in chosen for i in c.ignored))}

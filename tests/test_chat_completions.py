@@ -97,11 +97,12 @@ def test_agents_own_formats_are_asked_first(name: str) -> None:
     assert detect(Source(str(FIXTURES / name / "basic" / "input.jsonl"))) == name
 
 
-def test_files_of_hermes_are_read_when_asked_for() -> None:
+def test_files_of_an_agent_are_refused() -> None:
     call = '<tool_call>\n{"name": "ls", "arguments": {}}\n</tool_call>'
     turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": f"<think>\nHm.\n</think>\n{call}"}]
-    found = messages({"conversations": turns, "timestamp": "2026-01-01T00:00:00", "tool_stats": {"ls": {"count": 1}}})
-    assert found[1] == {"role": "assistant", "content": call, "reasoning_content": "Hm."}
+    row = {"conversations": turns, "timestamp": "2026-01-01T00:00:00", "tool_stats": {"ls": {"count": 1}}}
+    with pytest.raises(FormatError, match="looks like hermes_trajectory"):
+        messages(row)
 
 
 # -- whole documents, damage -----------------------------------------------------------------------

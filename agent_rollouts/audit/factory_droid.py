@@ -36,8 +36,8 @@ def _blocks(content: JSON, said: str, key: str) -> Iterator[Raw]:
                 yield Raw(said, key, text)
             case {"type": "thinking", "thinking": str(text)}:
                 yield Raw("reasoning", key, text)
-            case {"type": "tool_use", "name": str(name), **call} if name:
-                yield Raw("tool_call", id_of(call.get("id")), (name, call.get("input") or {}))
+            case {"type": "tool_use", **call}:
+                yield Raw("tool_call", id_of(call.get("id")), (call.get("name"), call.get("input") or {}))
             case {"type": "tool_result", **result}:
                 inner = result.get("content")
                 parts = inner if isinstance(inner, list) else [inner or ""]

@@ -68,7 +68,7 @@ def _filled(value: JSON, attachments: dict[str, JSON]) -> JSON:
 
 def _message(message: dict[str, JSON], key: str) -> Iterator[Raw]:
     content = message.get("content")
-    parts = content if isinstance(content, list) else [content]
+    parts = content if isinstance(content, list) else [] if content is None else [content]
     plain = []
     for part in parts:
         match part:

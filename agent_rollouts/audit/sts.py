@@ -25,8 +25,6 @@ def raw(source: Source) -> Iterator[Raw]:
                 message["toolCalls"] = orjson.loads(message["toolCalls"])
         named: dict[str, JSON] = {str(_NAMES.get(key, key)): value for key, value in message.items()}
         found = list(chat_message(named, str(number)))
-        if message.get("toolCalls") and not isinstance(message["toolCalls"], list):
-            found.append(Raw("tool_call", None, None))
         attached = message.get("extra")
         for one in attached if isinstance(attached, list) else []:
             images = one.get("images") if isinstance(one, dict) and one.get("processedAsImages") else None

@@ -211,7 +211,13 @@ def _thoughts(message: dict[str, JSON]) -> Iterator[Event]:
         else:
             thought += f"\n{inline}"
     thought = thought or (inline if inline and inline.strip() else None)
-    if thought is None and _is_encrypted(message):
+    items = dicts(message.get("codex_reasoning_items"))
+    # What `reasoning_details` hide is counted with the message.
+    if (
+        thought is None
+        and not message.get("reasoning_details")
+        and any(item.get("encrypted_content") for item in items)
+    ):
         yield Skipped("reasoning: encrypted")
     message["reasoning_content"] = thought
 
@@ -232,11 +238,6 @@ def _summaries(items: JSON) -> str | None:
     """What OpenAI's models show of their reasoning."""
     found = [part for item in dicts(items) for part in dicts(item.get("summary"))]
     return "\n\n".join(part["text"] for part in found if isinstance(part.get("text"), str) and part["text"]) or None
-
-
-def _is_encrypted(message: dict[str, JSON]) -> bool:
-    details, items = dicts(message.get("reasoning_details")), dicts(message.get("codex_reasoning_items"))
-    return any("data" in detail for detail in details) or any(item.get("encrypted_content") for item in items)
 
 
 def _phase(message: dict[str, JSON]) -> str | None:

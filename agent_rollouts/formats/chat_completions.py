@@ -100,6 +100,11 @@ def _is_ours(record: dict[str, JSON], is_cut: bool) -> bool:
     metadata = record.get("metadata")
     if isinstance(metadata, dict) and "messages" in record and {"turns", "tool_calls_count"} & set(metadata):
         return False
+    # Roles of their own are another program's.
+    said = record.get("messages")
+    roles = [m["role"] for m in said if isinstance(m, dict) and "role" in m] if isinstance(said, list) else []
+    if any(isinstance(role, str) and role not in ROLES for role in roles):
+        return False
     # The first line may be longer than what is known of it: long tools or a long prompt come before the rest.
     return shape(record) is not None or (is_cut and _is_start(record))
 

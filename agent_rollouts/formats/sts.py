@@ -158,7 +158,7 @@ class _Session:
             "role": message.get("role"),
             "content": content,
             "reasoning_content": message.get("reasoningContent") or message.get("thinking"),
-            "tool_calls": calls,
+            "tool_calls": calls if isinstance(calls, list) else None,
             "tool_call_id": message.get("toolCallId"),
         }
         yield from message_events(named, at)
