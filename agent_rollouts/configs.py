@@ -20,13 +20,15 @@ FOLDER = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 @dataclass(frozen=True)
 class FormatConfig:
-    """One format: where its files lie by default, which of them are rollouts, and where each column comes from."""
+    """One format: where its files lie by default, which of them are rollouts, and what it was tested on,
+    and where each column comes from."""
 
     name: str
     title: str
     homepage: str
     patterns: tuple[str, ...]
     recognised_by: str
+    tested: str
     roots: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     fields: Mapping[str, str] = field(default_factory=dict)

@@ -98,12 +98,15 @@ def read(
     for rollout in assemble(DECODERS[known].decode(source), history=history, branches=branches):
         if strict and source.damage:
             raise FormatError(f"{source.path}: {', '.join(f'{why} ({n})' for why, n in source.damage.items())}")
+        if not rollout.trace_id or rollout.trace_id.startswith("#"):
+            # Only the number of a segment or branch is known of it.
+            rollout.trace_id = source.stem + rollout.trace_id
         if rollout.identity in elsewhere:
             if copies:
                 rollout.trace_id += f"@{source.name}"
             else:
                 rollout = Rollout(rollout.trace_id, skipped=Counter({"rollout: read from another file": 1}))
-        rollout.trace_id = _unique(rollout.trace_id or source.stem, seen)
+        rollout.trace_id = _unique(rollout.trace_id, seen)
         rollout.source_kind = known
         rollout.source_path = source.path
         rollout.skipped += source.damage
