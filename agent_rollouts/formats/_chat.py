@@ -267,6 +267,11 @@ def json_text(value: JSON) -> str:
         return jsontext.exact_text(value)
 
 
+def shown_text(value: JSON) -> str:
+    """A text as it is, nothing for null, and the JSON text of anything else."""
+    return value if isinstance(value, str) else "" if value is None else json_text(value)
+
+
 def text_or_none(value: JSON) -> str | None:
     """A text that says something, else None."""
     return value if isinstance(value, str) and value else None

@@ -46,6 +46,7 @@ from agent_rollouts.events import (
 )
 from agent_rollouts.formats._chat import arguments, text_or_none
 from agent_rollouts.formats._media import decoded
+from agent_rollouts.jsontext import as_dict, as_list
 from agent_rollouts.source import Head, Source
 
 _FAMILIES = (
@@ -217,7 +218,7 @@ class _Session:
         if "trace_id" in self.values:
             yield Skipped("record: session.start again", at.timestamp)
             return
-        context = _dict(data.get("context"))
+        context = as_dict(data.get("context"))
         values = {
             "trace_id": text_or_none(data.get("sessionId")),
             "parent_trace_id": text_or_none(data.get("detachedFromSpawningParentSessionId")),
@@ -260,12 +261,14 @@ class _Session:
         yield Skipped("record: session.task_complete", at.timestamp)
 
     def _shut_down(self, at: At, data: dict[str, JSON]) -> Iterator[Event]:
-        metrics = _dict(data.get("accountingSnapshot") or data).get("modelMetrics")
-        self.shutdown = {model: _dict(found).get("usage") for model, found in _dict(metrics).items()} or self.shutdown
+        metrics = as_dict(data.get("accountingSnapshot") or data).get("modelMetrics")
+        self.shutdown = {
+            model: as_dict(found).get("usage") for model, found in as_dict(metrics).items()
+        } or self.shutdown
         yield Skipped("record: session.shutdown", at.timestamp)
 
     def _usage_record(self, at: At, data: dict[str, JSON]) -> Iterator[Event]:
-        if usage := _usage(_dict(data.get("usage")) or data):
+        if usage := _usage(as_dict(data.get("usage")) or data):
             self.agent.calls += 1
             yield Used(f"request {self.agent.calls}", usage)
 
@@ -293,7 +296,7 @@ class _Session:
             return
         names = ("trigger", "preCompactionTokens", "postCompactionTokens", "customInstructions")
         yield Compacted({name: data[name] for name in names if data.get(name) is not None})
-        if usage := _usage(_dict(data.get("compactionTokensUsed"))):
+        if usage := _usage(as_dict(data.get("compactionTokensUsed"))):
             yield Used(f"compaction {at.id}", usage)
         self.agent.is_compacted = True
         self.agent.held.append(Said(at._replace(origin="summary"), "user", summary))
@@ -320,7 +323,7 @@ class _Session:
         agent.is_answering, agent.completed = False, None
         text = text_or_none(data.get("transformedContent")) or text_or_none(data.get("content"))
         media: list[Media] = []
-        for attached in _list(data.get("attachments")):
+        for attached in as_list(data.get("attachments")):
             # The others are written into the text.
             if isinstance(attached, dict) and attached.keys() & {"data", "assetId", "omittedReason"}:
                 medium = self._medium(attached)
@@ -393,7 +396,7 @@ class _Session:
             agent.outputs[turn] = count
         said = text_or_none(data.get("content"))
         thought = text_or_none(data.get("reasoningText"))
-        requests = _list(data.get("toolRequests"))
+        requests = as_list(data.get("toolRequests"))
         if thought is not None:
             yield Thought(at, thought)
         elif any(data.get(name) for name in ("reasoningOpaque", "encryptedContent", "reasoningBlocks")):
@@ -420,15 +423,15 @@ class _Session:
             yield Skipped("tool_result: of a call of the user's", at.timestamp)
             return
         success, call_id = data.get("success"), text_or_none(data.get("toolCallId"))
-        result = _dict(data.get("result"))
+        result = as_dict(data.get("result"))
         media: list[Media] = []
-        for found in _list(result.get("binaryResultsForLlm")):
+        for found in as_list(result.get("binaryResultsForLlm")):
             medium = self._medium(found)
             if isinstance(medium, Media):
                 media.append(medium)
             else:
                 yield medium
-        text = result.get("content", _dict(data.get("error")).get("message"))
+        text = result.get("content", as_dict(data.get("error")).get("message"))
         if not isinstance(text, str):
             yield Skipped("tool_result: not in the log", at.timestamp)
             yield from (Skipped("media: of a result that is not in the log") for _ in media)
@@ -471,11 +474,3 @@ def _origin(data: dict[str, JSON]) -> str | None:
 def _usage(found: dict[str, JSON]) -> dict[str, JSON]:
     counts = {ours: found.get(theirs) for theirs, ours in _USAGE.items()}
     return {name: n for name, n in counts.items() if isinstance(n, int) and 0 <= n < 2**63}
-
-
-def _dict(value: JSON) -> dict[str, JSON]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: JSON) -> list[JSON]:
-    return value if isinstance(value, list) else []

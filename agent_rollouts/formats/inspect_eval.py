@@ -43,6 +43,7 @@ from agent_rollouts.events import (
 )
 from agent_rollouts.formats import _chat, _zip
 from agent_rollouts.formats._media import of_url
+from agent_rollouts.jsontext import as_dict, as_list
 from agent_rollouts.source import Head, Source
 
 _MEMBERS = ("header.json", "summaries.json", "reductions.json")
@@ -163,18 +164,18 @@ def _sample(sample: JSON, log: dict[str, JSON], name: str) -> Iterator[Event]:
         name = f"{sample['id']}_epoch_{sample['epoch']}"
     key = _chat.text_or_none(sample.get("uuid")) or name
     yield Start(key)
-    about = _dict(log.get("eval"))
+    about = as_dict(log.get("eval"))
     scores = {
-        scorer: score["value"] for scorer, score in _dict(sample.get("scores")).items() if "value" in _dict(score)
+        scorer: score["value"] for scorer, score in as_dict(sample.get("scores")).items() if "value" in as_dict(score)
     }
-    error, limit = _dict(sample.get("error")), sample.get("limit")
-    attachments = _dict(sample.get("attachments"))
+    error, limit = as_dict(sample.get("error")), sample.get("limit")
+    attachments = as_dict(sample.get("attachments"))
     meta = {key: about[key] for key in _EVAL_KEYS if about.get(key)}
     meta |= {"sample_id": sample.get("id"), "scores": scores or None, "error": error.get("message")}
     meta |= {key: _resolved(sample[key], attachments) for key in _SAMPLE_KEYS if sample.get(key) not in (None, {}, [])}
     sandbox = sample.get("sandbox")
     meta["sandbox"] = sandbox.get("type") if isinstance(sandbox, dict) else sandbox
-    usages = {model: usage for model, usage in _dict(sample.get("model_usage")).items() if isinstance(usage, dict)}
+    usages = {model: usage for model, usage in as_dict(sample.get("model_usage")).items() if isinstance(usage, dict)}
     if len(usages) > 1:
         meta["model_usage"] = usages
     facts = {
@@ -192,7 +193,7 @@ def _sample(sample: JSON, log: dict[str, JSON], name: str) -> Iterator[Event]:
     for model, usage in usages.items():
         if model == own or own not in usages:
             yield Used(model, {ours: usage.get(theirs) for theirs, ours in _USAGE.items()})
-    messages = [_resolved(one, attachments) for one in _list(sample.get("messages"))]
+    messages = [_resolved(one, attachments) for one in as_list(sample.get("messages"))]
     answered, tools, beside = _model_events(sample, messages)
     if tools is not None:
         yield Facts({"tools": [_resolved(tool, attachments) for tool in tools]})
@@ -218,7 +219,7 @@ def _model_events(sample: dict[str, JSON], messages: list[JSON]) -> tuple[dict[s
     offered: dict[str, JSON] = {}
     knows_tools = False
     beside: set[str] = set()
-    for event in _list(sample.get("events")):
+    for event in as_list(sample.get("events")):
         match event:
             case {"event": "model", "output": {"choices": [{"message": dict(message)}, *_]}}:
                 id = message.get("id")
@@ -228,7 +229,7 @@ def _model_events(sample: dict[str, JSON], messages: list[JSON]) -> tuple[dict[s
                 if isinstance(id, str) and isinstance(when := event.get("completed") or event.get("timestamp"), str):
                     answered[id] = when
                 knows_tools = knows_tools or isinstance(event.get("tools"), list)
-                for tool in _list(event.get("tools")):
+                for tool in as_list(event.get("tools")):
                     if isinstance(tool, dict) and isinstance(tool.get("name"), str):
                         shown = {key: tool[key] for key in ("name", "description", "parameters") if key in tool}
                         offered.setdefault(tool["name"], {"type": "function", "function": shown})
@@ -239,7 +240,7 @@ def _message(message: dict[str, JSON], at: At) -> Iterator[Event]:
     role, said = message.get("role"), message.get("content")
     if role == "assistant" and message.get("source") == "input":
         at = at._replace(weight_reason="demonstration")
-    if role == "user" and _dict(message.get("metadata")).get("summary") is True:
+    if role == "user" and as_dict(message.get("metadata")).get("summary") is True:
         at = at._replace(origin="summary")
     plain: list[JSON] = []
     own: list[Event] = []
@@ -247,12 +248,14 @@ def _message(message: dict[str, JSON], at: At) -> Iterator[Event]:
     for part in said if isinstance(said, list) else [] if said is None else [said]:
         match part:
             case {"type": "reasoning"}:
-                own.append(_thought(_dict(part), at))
+                own.append(_thought(as_dict(part), at))
             case {"type": "tool_use", "id": str(id), "name": str(name), **run}:
                 # The provider ran it: call and result are one part.
                 own.append(Called(at, id, name, _chat.arguments(run.get("arguments"))))
                 error = run.get("error")
-                own.append(Returned(at._replace(id=None), id, _text(error or run.get("result")), (), bool(error)))
+                own.append(
+                    Returned(at._replace(id=None), id, _chat.shown_text(error or run.get("result")), (), bool(error))
+                )
             case {"type": "audio" | "video" | "document" as kind, **more}:
                 medium = of_url(kind, more.get(kind))
                 media += [medium] if medium else []
@@ -268,11 +271,11 @@ def _message(message: dict[str, JSON], at: At) -> Iterator[Event]:
         if isinstance(error, dict):
             if text:
                 yield Skipped("text: output that the model was not sent, but an error")
-            text = _text(error.get("message"))
+            text = _chat.shown_text(error.get("message"))
         yield Returned(at, _chat.text_or_none(message.get("tool_call_id")), text, media, isinstance(error, dict))
         yield from (*own, *inner)
     elif role == "assistant":
-        calls = [_call(call) for call in _list(message.get("tool_calls"))]
+        calls = [_call(call) for call in as_list(message.get("tool_calls"))]
         yield from (event for event in own if type(event) is Thought)
         if text or media:
             yield Said(at, "assistant", text, media)
@@ -328,15 +331,3 @@ def _resolved(value: JSON, attachments: dict[str, JSON]) -> JSON:
     if isinstance(value, list):
         return [_resolved(item, attachments) for item in value]
     return value
-
-
-def _text(value: JSON) -> str:
-    return value if isinstance(value, str) else "" if value is None else _chat.json_text(value)
-
-
-def _dict(value: JSON) -> dict[str, JSON]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: JSON) -> list[JSON]:
-    return value if isinstance(value, list) else []

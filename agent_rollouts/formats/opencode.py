@@ -58,6 +58,7 @@ from agent_rollouts.events import (
 from agent_rollouts.formats._chat import arguments, text_or_none
 from agent_rollouts.formats._media import of_url
 from agent_rollouts.formats._sqlite import MAGIC, columns, database
+from agent_rollouts.jsontext import as_dict, as_list
 from agent_rollouts.source import Head, Source
 
 _TABLES = (b"CREATE TABLE `session`", b"CREATE TABLE `message`", b"CREATE TABLE `part`")
@@ -97,7 +98,7 @@ def decode(source: Source) -> Iterator[Event]:
         case {"info": dict(info), **rest}:
             if rest.get("todos"):
                 yield Skipped("record: todos")
-            yield from _Session(info).events(_list(rest.get("messages")))
+            yield from _Session(info).events(as_list(rest.get("messages")))
         case [{"info": {"sessionID": str(id)}}, *_] as messages:
             yield from _Session({"id": id}).events(messages)
         case _:
@@ -215,7 +216,7 @@ class _Session:
         self.cleared = 0
         self.files: dict[str, None] = {}
         self.hidden: set[int] = set()
-        revert = _dict(info.get("revert"))
+        revert = as_dict(info.get("revert"))
         self.revert = text_or_none(revert.get("messageID"))
         self.revert_part = text_or_none(revert.get("partID"))
         self.is_reverted = False
@@ -224,7 +225,7 @@ class _Session:
         yield self._facts()
         # The answers of older versions have the prompt that stood before everything.
         first: dict[str, JSON] = next((message["info"] for message in messages if _is_answer(message)), {})
-        yield from self._system(At(), _list(first.get("system")))
+        yield from self._system(At(), as_list(first.get("system")))
         for message in messages:
             match message:
                 case {"info": {"role": "user" | "assistant" as role} as info, "parts": list(parts)}:
@@ -248,12 +249,12 @@ class _Session:
             "parent_trace_id": parent,
             "is_sidechain": parent is not None,
             "cwd": text_or_none(info.get("directory")),
-            "started_at": _time(_dict(info.get("time")).get("created")),
+            "started_at": _time(as_dict(info.get("time")).get("created")),
         }
         if parent:
             values["agent_id"] = text_or_none(info.get("agent"))
         meta = {name: text_or_none(info.get(name)) for name in ("title", "version", "projectID", "slug")}
-        changed = _dict(info.get("summary"))
+        changed = as_dict(info.get("summary"))
         diff = {name: changed[name] for name in ("additions", "deletions", "files") if name in changed}
         return Facts(values, meta | {"diff": diff or None, "reverted_from": self.revert})
 
@@ -291,7 +292,7 @@ class _Session:
                 yield from _withdrawn(parts[place:])
                 parts = parts[:place]
         first = self.node
-        created = _time(_dict(info.get("time")).get("created"))
+        created = _time(as_dict(info.get("time")).get("created"))
         self._see(created)
         yield from self._note(info, parts)
         at = At(id, created)
@@ -309,7 +310,7 @@ class _Session:
         for part in parts:
             kind = part["type"]
             if kind == "patch":
-                self.files |= dict.fromkeys(name for name in _list(part.get("files")) if isinstance(name, str))
+                self.files |= dict.fromkeys(name for name in as_list(part.get("files")) if isinstance(name, str))
             elif kind == "retry":
                 self.counts["retries"][_error_name(part.get("error"))] += 1
             if kind in _RECORDS:
@@ -369,12 +370,12 @@ class _Session:
 
     def _assistant(self, at: At, info: dict[str, JSON], parts: list[dict[str, JSON]]) -> Iterator[Event]:
         if self.path is None:
-            self.path = _dict(info.get("path"))
+            self.path = as_dict(info.get("path"))
             root = text_or_none(self.path.get("root"))
             # Where there is no repository, opencode says that the project is `/`.
             yield Facts({"cwd": text_or_none(self.path.get("cwd")), "project_path": root if root != "/" else None})
         error = _error_name(info.get("error")) if info.get("error") else None
-        time = _dict(info.get("time"))
+        time = as_dict(info.get("time"))
         self._see(time.get("completed"))
         steps = list(_steps(parts))
         if error is not None:
@@ -391,7 +392,7 @@ class _Session:
                 self.model = model
                 yield Facts({"model": model})
         if info.get("summary") is not True:
-            yield from self._system(at, _list(info.get("system")))
+            yield from self._system(at, as_list(info.get("system")))
         is_whole = error is None and bool(info.get("finish") or _time(time.get("completed")))
         is_summary = is_whole and info.get("summary") is True
         has_finish = any(step.finish is not None for step in steps)
@@ -465,7 +466,7 @@ class _Session:
 
     def _result(self, at: At, call_id: str | None, state: dict[str, JSON]) -> Iterator[Event]:
         """What a call came to; nothing where it is still pending or running."""
-        time, meta = _dict(state.get("time")), _dict(state.get("metadata"))
+        time, meta = as_dict(state.get("time")), as_dict(state.get("metadata"))
         self._see(time.get("end"))
         if call_id and (child := text_or_none(meta.get("sessionId"))):
             self.children[call_id] = child
@@ -475,7 +476,7 @@ class _Session:
                 # Put out of the context later, when room was needed.
                 self.cleared += bool(time.get("compacted"))
                 media: list[Media] = []
-                for file in _list(state.get("attachments")):
+                for file in as_list(state.get("attachments")):
                     if (medium := _medium(file)) is not None:
                         media.append(medium)
                     else:
@@ -533,10 +534,10 @@ def _withdrawn(parts: list[dict[str, JSON]]) -> Iterator[Event]:
     for part in parts:
         kind = {"tool": "tool_call", "file": "media", "text": "text", "reasoning": "reasoning"}.get(part["type"])
         yield Skipped(f"{kind or 'record'}: reverted")
-        state = _dict(part.get("state"))
+        state = as_dict(part.get("state"))
         if part["type"] == "tool" and state.get("status") in ("completed", "error"):
             yield Skipped("tool_result: reverted")
-            yield from (Skipped("media: reverted") for _ in _list(state.get("attachments")))
+            yield from (Skipped("media: reverted") for _ in as_list(state.get("attachments")))
 
 
 def _origin(part: dict[str, JSON], has_file: bool) -> str | None:
@@ -549,7 +550,7 @@ def _origin(part: dict[str, JSON], has_file: bool) -> str | None:
 
 def _medium(part: JSON) -> Media | None:
     """The content of a file part, or where it lies."""
-    part = _dict(part)
+    part = as_dict(part)
     mime = text_or_none(part.get("mime"))
     kind = (mime or "").partition("/")[0]
     medium = of_url(kind if kind in ("image", "audio") else "document", part.get("url"))
@@ -558,7 +559,7 @@ def _medium(part: JSON) -> Media | None:
 
 def _usage(counted: dict[str, JSON]) -> dict[str, JSON]:
     """The counts of a response; none where nothing was counted."""
-    tokens, cache = _dict(counted.get("tokens")), _dict(_dict(counted.get("tokens")).get("cache"))
+    tokens, cache = as_dict(counted.get("tokens")), as_dict(as_dict(counted.get("tokens")).get("cache"))
     found = {
         "input_tokens": tokens.get("input"),
         "output_tokens": tokens.get("output"),
@@ -577,7 +578,7 @@ def _is_count(value: JSON) -> bool:
 
 def _begun(step: _Step) -> float | None:
     """When the first of a step's parts began, which has no time of its own."""
-    times = [_dict(part.get("time")) or _dict(_dict(part.get("state")).get("time")) for part in step.parts]
+    times = [as_dict(part.get("time")) or as_dict(as_dict(part.get("state")).get("time")) for part in step.parts]
     return min(filter(None, (_time(time.get("start")) for time in times)), default=None)
 
 
@@ -587,12 +588,4 @@ def _time(value: JSON) -> float | None:
 
 
 def _error_name(error: JSON) -> str:
-    return str(_dict(error).get("name") or "unknown")[:60]
-
-
-def _dict(value: JSON) -> dict[str, JSON]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: JSON) -> list[JSON]:
-    return value if isinstance(value, list) else []
+    return str(as_dict(error).get("name") or "unknown")[:60]

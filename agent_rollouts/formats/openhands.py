@@ -49,6 +49,7 @@ from agent_rollouts.events import (
 )
 from agent_rollouts.formats import _chat
 from agent_rollouts.formats._media import decoded, of_url
+from agent_rollouts.jsontext import as_dict, as_list
 from agent_rollouts.source import Head, Source
 
 _SOURCES = ("agent", "user", "environment", "hook")
@@ -112,7 +113,7 @@ def decode(source: Source) -> Iterator[Event]:
         events.append(event)
     folder = posixpath.basename(posixpath.dirname(posixpath.dirname(source.path.replace("\\", "/"))))
     state = source.sibling("../base_state.json")
-    yield from _Conversation(events, _dict(state), folder or source.stem).events()
+    yield from _Conversation(events, as_dict(state), folder or source.stem).events()
 
 
 def _event_files(source: Source) -> list[str]:
@@ -161,9 +162,9 @@ class _Conversation:
             elif "kind" in event:
                 yield from self._event(event, node, is_active=node not in hidden)
             elif isinstance(event.get("action"), str):
-                yield from self._action(event, event["action"], _dict(event.get("args")), node)
+                yield from self._action(event, event["action"], as_dict(event.get("args")), node)
             elif isinstance(event.get("observation"), str):
-                yield from self._observation(event, event["observation"], _dict(event.get("extras")), node)
+                yield from self._observation(event, event["observation"], as_dict(event.get("extras")), node)
             else:
                 yield Skipped("record: neither action nor observation")
         yield Start(self.name)
@@ -174,17 +175,17 @@ class _Conversation:
             yield Used("conversation", _usage(self.metrics))
 
     def _facts(self) -> Iterator[Event]:
-        agent, workspace = _dict(self.state.get("agent")), _dict(self.state.get("workspace"))
+        agent, workspace = as_dict(self.state.get("agent")), as_dict(self.state.get("workspace"))
         status = self.state.get("execution_status")
         values = {
             "trace_id": self.name,
-            "model": _dict(agent.get("llm")).get("model"),
+            "model": as_dict(agent.get("llm")).get("model"),
             "cwd": workspace.get("working_dir"),
             "completed": {"finished": True, "error": False, "stuck": False}.get(str(status)),
         }
         yield Facts(values, {"execution_status": status, "agent": agent.get("kind")})
-        for id, metrics in _dict(_dict(self.state.get("stats")).get("usage_to_metrics")).items():
-            yield Used(id, _usage(_dict(metrics)))
+        for id, metrics in as_dict(as_dict(self.state.get("stats")).get("usage_to_metrics")).items():
+            yield Used(id, _usage(as_dict(metrics)))
 
     def _branches(self) -> tuple[frozenset[int], list[frozenset[int]]]:
         """The nodes that do not lead to the active leaf, and the same for each other leaf."""
@@ -225,7 +226,7 @@ class _Conversation:
             case {"kind": "SystemPromptEvent", "system_prompt": prompt}:
                 text, _, _ = _content([prompt, event.get("dynamic_context")], at)
                 yield Said(at, "system", text)
-                titles = [tool.get("title") for tool in _list(event.get("tools")) if isinstance(tool, dict)]
+                titles = [tool.get("title") for tool in as_list(event.get("tools")) if isinstance(tool, dict)]
                 yield Facts(meta={"tools": [title for title in titles if title]})
             case {"kind": "MessageEvent", "llm_message": dict(message)}:
                 yield from self._message(event, message, at)
@@ -238,7 +239,7 @@ class _Conversation:
                 yield from _chat.tool_calls({"tool_calls": [call]}, at)
                 self.completed = True if call.get("name") == "finish" else self.completed
             case {"kind": "ObservationEvent", "tool_call_id": str(id), "observation": dict(observation)}:
-                text, media = _shown(observation, at, _list(event.get("extended_content")))
+                text, media = _shown(observation, at, as_list(event.get("extended_content")))
                 failed = observation.get("is_error")
                 yield Returned(at, id, text, media, failed if isinstance(failed, bool) else None)
             case {"kind": "AgentErrorEvent", "tool_call_id": str(id), "error": str(text)}:
@@ -258,10 +259,10 @@ class _Conversation:
                 yield Skipped("record: of unknown kind", stamp)
 
     def _message(self, event: dict[str, JSON], message: dict[str, JSON], at: At) -> Iterator[Event]:
-        text, media, inner = _content([*_parts(message.get("content")), *_list(event.get("extended_content"))], at)
+        text, media, inner = _content([*_parts(message.get("content")), *as_list(event.get("extended_content"))], at)
         if message.get("role") == "assistant":
             at = _of_response(at, event.get("llm_response_id"))
-            if at.id is None and _dict(self.state.get("agent")).get("kind") != "ACPAgent":
+            if at.id is None and as_dict(self.state.get("agent")).get("kind") != "ACPAgent":
                 # Every answer of a model has its id; this is the program's own.
                 at = at._replace(weight_reason="synthetic", origin="synthetic")
             yield from _reasoning(message, at)
@@ -283,13 +284,13 @@ class _Conversation:
 
     def _action(self, event: dict[str, JSON], action: str, args: dict[str, JSON], node: int) -> Iterator[Event]:
         self.views[self._here()].append((event.get("id"), node))
-        self.metrics = _dict(event.get("llm_metrics")) or self.metrics
+        self.metrics = as_dict(event.get("llm_metrics")) or self.metrics
         at = At(timestamp=_stamp(event), turn=node, node=node)
         is_user = event.get("source") == "user"
-        called = _dict(event.get("tool_call_metadata"))
-        response = _dict(called.get("model_response"))
-        text = _text(args.get("content"))
-        pictures = [of_url("image", url) for url in _list(args.get("image_urls") or args.get("images_urls"))]
+        called = as_dict(event.get("tool_call_metadata"))
+        response = as_dict(called.get("model_response"))
+        text = _chat.shown_text(args.get("content"))
+        pictures = [of_url("image", url) for url in as_list(args.get("image_urls") or args.get("images_urls"))]
         media = [picture for picture in pictures if picture]
         if isinstance(response.get("model"), str):
             yield Facts({"model": response["model"]})
@@ -299,7 +300,7 @@ class _Conversation:
                 yield Facts({"completed": done})
             else:
                 self.completed = done
-        if message := _dict(_dict(next(iter(_list(response.get("choices"))), None)).get("message")):
+        if message := as_dict(as_dict(next(iter(as_list(response.get("choices"))), None)).get("message")):
             yield from self._response(response, {"role": "assistant", **message}, at)
         elif action == "system":
             tools = args.get("tools")
@@ -310,14 +311,14 @@ class _Conversation:
             yield Said(at, "user" if is_user else "assistant", text, media)
             self.completed = None if is_user else self.completed
         elif is_user and action == "run":
-            yield Said(at._replace(origin="bash"), "user", _text(args.get("command")))
+            yield Said(at._replace(origin="bash"), "user", _chat.shown_text(args.get("command")))
         elif action == "condensation":
             yield self._condensed(event, args, _forgotten(args), at, None)
         elif is_user or action in _STATES:
             yield Skipped(f"record: {action}", at.timestamp)
         else:
             # A version, or a model, without tool calls: the action is what is left of the answer.
-            if thought := _text(args.get("thought")):
+            if thought := _chat.shown_text(args.get("thought")):
                 yield Said(at, "assistant", thought)
             given = {key: value for key, value in args.items() if key != "thought"}
             id = _chat.text_or_none(called.get("tool_call_id")) or f"{event.get('id', node)}"
@@ -356,7 +357,7 @@ class _Conversation:
         if kind == "recall":
             yield from _recalled(extras, at)
             return
-        pictures = [of_url("image", url) for url in _list(extras.get("image_urls"))]
+        pictures = [of_url("image", url) for url in as_list(extras.get("image_urls"))]
         media = [picture for picture in pictures if picture]
         text = _output(event, kind, extras)
         shown = "\n".join(
@@ -367,7 +368,7 @@ class _Conversation:
         if extras.get("screenshot") or extras.get("set_of_marks"):
             yield Skipped("media: screenshot, of which the log does not say whether it was sent")
         cause = event.get("cause")
-        call_id = _chat.text_or_none(_dict(event.get("tool_call_metadata")).get("tool_call_id"))
+        call_id = _chat.text_or_none(as_dict(event.get("tool_call_metadata")).get("tool_call_id"))
         if call_id is None and _key(cause) in self.calls:
             call_id = f"{cause}"
         succeeded = event.get("success")
@@ -403,7 +404,7 @@ def _forgotten(args: dict[str, JSON]) -> set[JSON]:
     first, last = args.get("forgotten_events_start_id"), args.get("forgotten_events_end_id")
     if isinstance(first, int) and isinstance(last, int):
         return set(range(first, min(last, first + 10**6) + 1))
-    return {id for id in _list(args.get("forgotten_event_ids")) if isinstance(id, int | str)}
+    return {id for id in as_list(args.get("forgotten_event_ids")) if isinstance(id, int | str)}
 
 
 def _recalled(extras: dict[str, JSON], at: At) -> Iterator[Event]:
@@ -411,7 +412,7 @@ def _recalled(extras: dict[str, JSON], at: At) -> Iterator[Event]:
     yield Facts({"cwd": _chat.text_or_none(extras.get("working_dir"))})
     yield Facts(meta={"repository": _chat.text_or_none(extras.get("repo_name"))})
     yield Facts({"git_branch": _chat.text_or_none(extras.get("repo_branch"))})
-    knowledge = [_dict(one).get("content") for one in _list(extras.get("microagent_knowledge"))]
+    knowledge = [as_dict(one).get("content") for one in as_list(extras.get("microagent_knowledge"))]
     texts = [text for text in [*(extras.get(key) for key in _RECALLED), *knowledge] if isinstance(text, str) and text]
     if texts:
         origin = "environment" if extras.get("recall_type") == "workspace_context" else "skill"
@@ -422,7 +423,7 @@ def _recalled(extras: dict[str, JSON], at: At) -> Iterator[Event]:
 
 def _output(event: dict[str, JSON], kind: str, extras: dict[str, JSON]) -> str:
     """An observation as the model is shown it (`ConversationMemory._process_observation`)."""
-    text = _text(event.get("content"))
+    text = _chat.shown_text(event.get("content"))
     match kind:
         case "run" if isinstance(extras.get("metadata"), dict):
             return _with_metadata(text, extras["metadata"])
@@ -431,7 +432,7 @@ def _output(event: dict[str, JSON], kind: str, extras: dict[str, JSON]) -> str:
         case "user_rejected":
             return f"OBSERVATION:\n{text}\n[Last action has been rejected by the user]"
         case "delegate":
-            return _text(_dict(extras.get("outputs")).get("content")) or text
+            return _chat.shown_text(as_dict(extras.get("outputs")).get("content")) or text
     return text
 
 
@@ -450,7 +451,7 @@ def _shown(observation: dict[str, JSON], at: At, more: list[JSON]) -> tuple[str,
 
 def _with_metadata(text: str, metadata: dict[str, JSON]) -> str:
     """The output of a command with what the program puts around it (`to_agent_observation`)."""
-    text = f"{_text(metadata.get('prefix'))}{text}{_text(metadata.get('suffix'))}"
+    text = f"{_chat.shown_text(metadata.get('prefix'))}{text}{_chat.shown_text(metadata.get('suffix'))}"
     if metadata.get("working_dir"):
         text += f"\n[Current working directory: {metadata['working_dir']}]"
     if metadata.get("py_interpreter_path"):
@@ -462,13 +463,13 @@ def _with_metadata(text: str, metadata: dict[str, JSON]) -> str:
 
 def _reasoning(message: dict[str, JSON], at: At) -> Iterator[Event]:
     """What the model thought, whichever of its fields says so."""
-    blocks = [_dict(block) for block in _list(message.get("thinking_blocks"))]
-    item = _dict(message.get("responses_reasoning_item"))
+    blocks = [as_dict(block) for block in as_list(message.get("thinking_blocks"))]
+    item = as_dict(message.get("responses_reasoning_item"))
     given = [
         [message.get("reasoning_content")],
         [block.get("thinking") for block in blocks],
-        _list(item.get("content")),
-        _list(item.get("summary")),
+        as_list(item.get("content")),
+        as_list(item.get("summary")),
     ]
     for texts in given:
         if said := "\n".join(text for text in texts if isinstance(text, str) and text.strip()):
@@ -498,7 +499,7 @@ def _of_response(at: At, id: JSON) -> At:
 
 
 def _usage(metrics: dict[str, JSON]) -> dict[str, JSON]:
-    tokens = _dict(metrics.get("accumulated_token_usage"))
+    tokens = as_dict(metrics.get("accumulated_token_usage"))
     return {ours: tokens.get(theirs) for theirs, ours in _TOKENS.items()} | {
         "cost_usd": metrics.get("accumulated_cost")
     }
@@ -515,15 +516,3 @@ def _stamp(event: dict[str, JSON]) -> str | None:
 def _key(id: JSON) -> JSON:
     """An id that can be looked up."""
     return id if isinstance(id, int | str) else None
-
-
-def _text(value: JSON) -> str:
-    return value if isinstance(value, str) else "" if value is None else _chat.json_text(value)
-
-
-def _dict(value: JSON) -> dict[str, JSON]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: JSON) -> list[JSON]:
-    return value if isinstance(value, list) else []

@@ -28,6 +28,7 @@ import orjson
 from agent_rollouts.errors import FormatError
 from agent_rollouts.events import JSON, At, Called, Event, Facts, Returned, Said, Skipped, Start, Thought, Used
 from agent_rollouts.formats import _chat
+from agent_rollouts.jsontext import as_dict
 from agent_rollouts.source import Head, Source
 
 _META_KEYS = (
@@ -71,12 +72,12 @@ def decode(source: Source) -> Iterator[Event]:
     if not isinstance(document, dict):
         raise FormatError(f"{source.path} is not of SWE-agent: it holds no object")
     name = source.stem.removesuffix(".traj")
-    best = _dict(document.get("info")).get("best_attempt_idx")
+    best = as_dict(document.get("info")).get("best_attempt_idx")
     attempts = dict(enumerate(_lists(document).get("attempts", ())))
     if document.keys() & {"history", "trajectory", "messages"}:
         # The best one stands in the place of all, with what all of them cost.
-        own = _dict(_dict(attempts.pop(best, None)).get("info")).get("model_stats") if type(best) is int else None
-        yield from _run(document, name, own=_dict(own))
+        own = as_dict(as_dict(attempts.pop(best, None)).get("info")).get("model_stats") if type(best) is int else None
+        yield from _run(document, name, own=as_dict(own))
     for number, attempt in attempts.items():
         if isinstance(attempt, dict):
             yield from _run(attempt, f"{name}#attempt_{number}", root=name)
@@ -88,19 +89,21 @@ def _run(
     run: dict[str, JSON], name: str, *, root: str | None = None, own: dict[str, JSON] | None = None
 ) -> Iterator[Event]:
     yield Start(name)
-    info = _dict(run.get("info"))
-    config = _dict(info.get("config"))
+    info = as_dict(run.get("info"))
+    config = as_dict(info.get("config"))
     replay = _replay_config(run.get("replay_config"))
-    problem = _dict(replay.get("problem_statement"))
-    model = _dict(config.get("model")).get("model_name") or _dict(_dict(replay.get("agent")).get("model")).get("name")
+    problem = as_dict(replay.get("problem_statement"))
+    model = as_dict(config.get("model")).get("model_name") or as_dict(as_dict(replay.get("agent")).get("model")).get(
+        "name"
+    )
     facts = {"trace_id": name, "model": model, "completed": _completed(info.get("exit_status"))}
-    cwd = _dict(config.get("environment")).get("cwd")
+    cwd = as_dict(config.get("environment")).get("cwd")
     meta = {key: info[key] for key in _META_KEYS if info.get(key) is not None}
     meta |= {key: run[key] for key in ("environment", "trajectory_format", "instance_id") if run.get(key)}
     meta |= {key: config[key] for key in ("agent_type", "model_type", "environment_type") if config.get(key)}
     meta.setdefault("instance_id", _chat.text_or_none(problem.get("id")))
     yield Facts({**facts, "cwd": _chat.text_or_none(cwd), "root_session_id": root}, meta)
-    stats = own or _dict(info.get("model_stats"))
+    stats = own or as_dict(info.get("model_stats"))
     names = {"instance_cost": "cost_usd", "tokens_sent": "input_tokens", "tokens_received": "output_tokens"}
     yield Used("stats", {ours: stats[theirs] for theirs, ours in names.items() if theirs in stats})
     if isinstance(run.get("history"), list) and run["history"]:
@@ -211,7 +214,7 @@ def _steps(run: dict[str, JSON]) -> Iterator[Event]:
 
 def _replay_config(text: JSON) -> dict[str, JSON]:
     try:
-        return _dict(orjson.loads(text) if isinstance(text, str) else text)
+        return as_dict(orjson.loads(text) if isinstance(text, str) else text)
     except ValueError:
         return {}
 
@@ -226,7 +229,7 @@ def _messages(messages: list[JSON], info: dict[str, JSON]) -> Iterator[Event]:
         if not isinstance(message, dict):
             yield Skipped("message: not an object")
             continue
-        extra = _dict(message.get("extra"))
+        extra = as_dict(message.get("extra"))
         at = At(timestamp=_number(extra.get("timestamp")), turn=number)
         response = extra["response"] if isinstance(extra.get("response"), dict) else message
         yield from _used(response, number)
@@ -273,7 +276,7 @@ def _response(items: JSON, at: At) -> Iterator[Event]:
                 yield from inner
                 yield Said(at, "assistant", text, media)
             case {"type": "reasoning"}:
-                parts = [part for key in ("content", "summary") for part in _lists(_dict(item)).get(key, ())]
+                parts = [part for key in ("content", "summary") for part in _lists(as_dict(item)).get(key, ())]
                 texts = [part.get("text") for part in parts if isinstance(part, dict)]
                 thought = "\n".join(text for text in texts if isinstance(text, str) and text)
                 yield Thought(at, thought) if thought else Skipped("reasoning: encrypted")
@@ -287,14 +290,14 @@ def _response(items: JSON, at: At) -> Iterator[Event]:
 def _used(response: dict[str, JSON], turn: int) -> Iterator[Event]:
     if isinstance(response.get("model"), str):
         yield Facts({"model": response["model"]})
-    usage = _dict(response.get("usage"))
+    usage = as_dict(response.get("usage"))
     # The chat completions API calls them one thing, the Responses API another.
     asked, answered = ("prompt", "completion") if "prompt_tokens" in usage else ("input", "output")
     found = {
         "input_tokens": usage.get(f"{asked}_tokens"),
         "output_tokens": usage.get(f"{answered}_tokens"),
-        "cache_read_tokens": _dict(usage.get(f"{asked}_tokens_details")).get("cached_tokens"),
-        "reasoning_tokens": _dict(usage.get(f"{answered}_tokens_details")).get("reasoning_tokens"),
+        "cache_read_tokens": as_dict(usage.get(f"{asked}_tokens_details")).get("cached_tokens"),
+        "reasoning_tokens": as_dict(usage.get(f"{answered}_tokens_details")).get("reasoning_tokens"),
     }
     if usage:
         yield Used(turn, found)
@@ -314,10 +317,6 @@ def _completed(status: JSON) -> bool | None:
     if not isinstance(status, str) or not status:
         return None
     return status.lower() == "submitted"
-
-
-def _dict(value: JSON) -> dict[str, JSON]:
-    return value if isinstance(value, dict) else {}
 
 
 def _lists(value: dict[str, JSON]) -> dict[str, list[JSON]]:
