@@ -35,10 +35,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from agent_rollouts.distill import shingles
 from agent_rollouts.distill.families import key
-from agent_rollouts.distill.shingles import (
-    GRAMS, WORDS, Hashes, chunks, gram_chunks, grams, leaves, members, metadata, texts, words,
-)  # fmt: skip
+from agent_rollouts.distill.shingles import Hashes
 from agent_rollouts.distill.splits import family, repositories
 from agent_rollouts.errors import AgentRolloutsError
 
@@ -49,7 +48,13 @@ N = 13
 """Words in an n-gram: the measure of the GPT-3 paper (Brown et al. 2020, appendix C), used since by most."""
 LEAST = 8
 VERSION = 1
-HEADER = {"fingerprints": "agent_rollouts", "version": VERSION, "n": N, "words": WORDS, "grams": GRAMS}
+HEADER = {
+    "fingerprints": "agent_rollouts",
+    "version": VERSION,
+    "n": N,
+    "words": shingles.WORDS,
+    "grams": shingles.GRAMS,
+}
 """The first line of a file, with the benchmark's name. All others are {instance, repo, base_commit, statement, tests}
 (the last two distinct n-grams in order, as base64 of little-endian 64-bit integers) or {canary}."""
 
@@ -59,7 +64,7 @@ _TASK_NAMES = frozenset({"instance_id", "task_id", "task_name", "task", "problem
 _COMMIT_NAMES = frozenset({"commit_hash", "base_commit", "commit", "commit_sha", "git_commit"})
 _COLUMNS = ("instance_id", "repo", "base_commit", "problem_statement", "test_patch")
 _FULL_COMMIT, _SHORT_COMMIT = 40, 7
-_ID_LETTERS = bytes(code if chr(code).isalnum() and code < 0x80 or code in b"_-." else 0x20 for code in range(256))
+_ID_LETTERS = bytes(code if (chr(code).isalnum() and code < 0x80) or code in b"_-." else 0x20 for code in range(256))
 
 
 class Match(NamedTuple):
@@ -124,7 +129,7 @@ class Benchmarks:
         owners = np.repeat(np.arange(len(held), dtype=np.int32), [len(one) for one in held])
         order = np.argsort(every, kind="stable")
         every, owners = every[order], owners[order]
-        _, first, count = np.unique(every, return_index=True, return_counts=True)
+        _, count = np.unique(every, return_counts=True)
         keep = np.repeat(count <= _SHARED, count)
         every, self._owners = every[keep], owners[keep]
         self._grams, self._starts = np.unique(every, return_index=True)
@@ -165,7 +170,9 @@ class Benchmarks:
 
     def _named(self, row: Row) -> Iterator[Match]:
         """What the log's metadata names."""
-        values = [(name, value.lower()) for name, value in members(metadata(row)) if isinstance(value, str)]
+        values = [
+            (name, value.lower()) for name, value in shingles.members(shingles.metadata(row)) if isinstance(value, str)
+        ]
         mine = {name.lower() for name in repositories(row)}
         for name, value in values:
             # Harbor puts the benchmark's name before the task's.
@@ -182,7 +189,7 @@ class Benchmarks:
         """Ids and canaries anywhere."""
         about = ("trace_id", "root_session_id", "source_path", "cwd", "project_path", "git_branch")
         names = [row.get(name) or "" for name in about]
-        for text in chunks([*names, *leaves(metadata(row)), *texts(row)]):
+        for text in shingles.chunks([*names, *shingles.leaves(shingles.metadata(row)), *shingles.texts(row)]):
             text = text.lower()
             for canary, benchmark in self._canaries.items():
                 if canary in text:
@@ -206,7 +213,7 @@ class Benchmarks:
     def _quoted(self, row: Row) -> Iterator[Match]:
         """Statements and tests that stand in its text."""
         places: list[Any] = []
-        for hashes in gram_chunks(texts(row), N):
+        for hashes in shingles.gram_chunks(shingles.texts(row), N):
             likely = hashes[self._may[hashes >> self._shift]]
             at = np.minimum(np.searchsorted(self._grams, likely), len(self._grams) - 1)
             places.append(at[self._grams[at] == likely])
@@ -217,7 +224,8 @@ class Benchmarks:
         text_of, count = np.unique(np.concatenate(owners), return_counts=True)
         for text, found in zip(text_of.tolist(), count.tolist(), strict=True):
             if found >= self._needed[text]:
-                yield Match(*self._texts[text], round(found / int(self._totals[text]), 3))
+                benchmark, instance, evidence = self._texts[text]
+                yield Match(benchmark, instance, evidence, round(found / int(self._totals[text]), 3))
 
 
 def tells_by_itself(instance: str) -> bool:
@@ -245,8 +253,8 @@ def decontaminate(
             families.add(family(row))
     for index, row in enumerate(rows()):
         if (name := family(row)) in families:
-            found = [match._asdict() for match in matches.get(index, ())]
-            report.append({**key(row)._asdict(), "family_id": name, "matches": found})
+            shown = [match._asdict() for match in matches.get(index, ())]
+            report.append({**key(row)._asdict(), "family_id": name, "matches": shown})
         else:
             yield row
 
@@ -322,33 +330,28 @@ def fingerprint(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def _task(folder: Path, canaries: set[str]) -> Iterator[dict[str, Any]]:
-    if (markdown := folder / "instruction.md").is_file():
-        statement = markdown.read_text(encoding="utf-8", errors="replace")
-    else:
-        text = (folder / "task.yaml").read_text(encoding="utf-8", errors="replace")
-        canaries |= (new := set(_canaries(text)) - canaries)
-        yield from ({"canary": canary} for canary in sorted(new))
-        loaded = yaml.safe_load(text)
-        statement = loaded.get("instruction") if isinstance(loaded, dict) else None
-    tests = []
-    for file in (markdown, folder / "task.toml", *sorted((folder / "tests").rglob("*"))):
-        if not file.is_file():
-            continue
-        text = file.read_text(encoding="utf-8", errors="replace")
-        canaries |= (new := set(_canaries(text)) - canaries)
-        yield from ({"canary": canary} for canary in sorted(new))
+    """The canaries that a task is the first to hold, and its record."""
+    held = {}
+    for file in (folder / "instruction.md", folder / "task.yaml", folder / "task.toml", *(folder / "tests").rglob("*")):
         # Compiled tests and pictures have no words.
-        if file.parent != folder and "\0" not in text:
-            tests.append(text)
-    lines = [line for line in "\n".join(tests).splitlines() if not _canaries(line)]
-    said = [line for line in (statement or "").splitlines() if not _canaries(line)]
-    yield _record(folder.name, "\n".join(said), "\n".join(lines))
+        if file.is_file() and b"\0" not in (data := file.read_bytes()):
+            lines = data.decode("utf-8", "replace").splitlines()
+            new = {canary for line in lines for canary in _canaries(line)} - canaries
+            canaries |= new
+            yield from ({"canary": canary} for canary in sorted(new))
+            held[file] = "\n".join(line for line in lines if not _canaries(line))
+    statement = held.pop(folder / "instruction.md", None)
+    held.pop(folder / "task.toml", None)
+    if text := held.pop(folder / "task.yaml", None):
+        loaded = yaml.safe_load(text)
+        statement = statement or (loaded.get("instruction") if isinstance(loaded, dict) else None)
+    yield _record(folder.name, statement, "\n".join(held[file] for file in sorted(held)))
 
 
-def _canaries(text: str) -> list[str]:
-    """The GUIDs on lines that speak of a canary."""
-    lines = [line for line in text.splitlines() if "canary" in line.lower()]
-    found = [word.strip("\"'`.,;:()[]<>*#").lower() for line in lines for word in line.split()]
+def _canaries(line: str) -> list[str]:
+    """The GUIDs on a line that speaks of a canary."""
+    words = line.lower().split() if "canary" in line.lower() else []
+    found = [word.strip("\"'`.,;:()[]{}<>*#") for word in words]
     return [word for word in found if [len(part) for part in word.split("-")] == [8, 4, 4, 4, 12]]
 
 
@@ -365,7 +368,7 @@ def _record(
 
 
 def _packed(text: str) -> str:
-    found, first = np.unique(grams(words(text), N), return_index=True)
+    found, first = np.unique(shingles.grams(shingles.words(text), N), return_index=True)
     return base64.b64encode(found[np.argsort(first)].astype("<u8").tobytes()).decode()
 
 
@@ -392,7 +395,7 @@ def _json(path: Path) -> Iterator[dict[str, Any]]:
     """Objects on lines, or a list of them; a line that is none is none of the benchmark's."""
     data = path.read_bytes()
     try:
-        whole = orjson.loads(data)
+        whole: Any = orjson.loads(data)
     except ValueError:
         whole = (_loaded(line) for line in data.splitlines())
     yield from (one for one in (whole if not isinstance(whole, dict) else [whole]) if isinstance(one, dict))

@@ -91,16 +91,19 @@ def chunks(texts: Iterable[str]) -> Iterator[str]:
     held: list[str] = []
     size = 0
     for text in texts:
+        held.append(text)
+        size += len(text)
+        if size < _CHUNK:
+            continue
+        whole = "\n".join(held)
         at = 0
-        while len(text) - at > _CHUNK:
-            end = next((end for mark in "\n " if 0 <= (end := text.find(mark, at + _CHUNK)) < at + 2 * _CHUNK), 0)
-            yield text[at : end or at + _CHUNK]
-            at = end or at + _CHUNK
-        held.append(text[at:] if at else text)
-        size += len(held[-1])
-        if size >= _CHUNK:
-            yield "\n".join(held)
-            held, size = [], 0
+        while len(whole) - at > 2 * _CHUNK:
+            end = max(whole.rfind(mark, at + _CHUNK, at + 2 * _CHUNK) for mark in "\n ")
+            end = end if end > 0 else at + 2 * _CHUNK
+            yield whole[at:end]
+            at = end
+        yield whole[at:]
+        held, size = [], 0
     if size:
         yield "\n".join(held)
 
@@ -120,9 +123,9 @@ def texts(row: Mapping[str, Any]) -> Iterator[str]:
 
 def said(message: Mapping[str, Any]) -> Iterator[str]:
     """The content of a message, and the strings within the arguments of its calls."""
-    yield message["content"] or ""
+    yield from leaves(message.get("content"))
     for call in message.get("tool_calls") or ():
-        yield from leaves(call["function"]["arguments"])
+        yield from leaves(call["function"].get("arguments"))
 
 
 def leaves(value: Any) -> Iterator[str]:

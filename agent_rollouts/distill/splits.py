@@ -11,12 +11,13 @@ evidence (`EVIDENCE`) make a component, and no component is in two splits:
     project         the repository that the log names (`owner/name` of its URL), and the project's path, if it tells: a
                     home directory or a folder at the root (`/testbed`, `/workspace`) does not
     task            the first prompt, of 20 letters or more, letter case and white space aside
-    near_duplicate  5-word shingles of what the model said and called, of 20 words or more; a MinHash of 128 values in 16
-                    bands, rows with an equal band are alike: 95 % of the pairs with a Jaccard index of 0.8, 0.1 % at 0.3
+    near_duplicate  5-word shingles of what the model said and called, of 20 words or more: a MinHash of 128 values in
+                    16 bands; rows with an equal band are alike (95 % of the pairs with a Jaccard index of 0.8, 0.1 % of
+                    those with 0.3)
 
 Components are put in order by a hash of seed, split and component, each split but the largest takes what brings it
-nearest to its share, the largest takes the rest. A component is known by the one of its families with the smallest hash,
-so that few components change place when data is added. None does with `fixed`, the `families` of an earlier assignment:
+nearest to its share, the largest takes the rest. A component is known by the one of its families with the smallest
+hash, so that few change place when data is added. None does with `fixed`, the `families` of an earlier assignment:
 
 - A family of `fixed` stays where it was; others that share evidence with it go there, too.
 - What shares evidence with fixed families of two splits, and would make them one, is left out.
@@ -32,7 +33,7 @@ import itertools
 import re
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -104,25 +105,28 @@ def task_id(row: Row) -> str | None:
     return None
 
 
-def traits(row: Row) -> dict[str, list[int]]:
+def traits(row: Row, by: Iterable[str] = EVIDENCE) -> dict[str, list[int]]:
     """What the row is evidence of, each kind as hashes: rows with one in common belong together.
 
     Uses trace_id, family_id, root_session_id, parent_trace_id, project_path, cwd, source_meta, repository, task_id and
     messages, where they are there.
     """
-    names = [family(row)]
-    if not row.get("family_id"):
-        names += [_base(row[name]) for name in ("trace_id", "parent_trace_id") if row.get(name)]
-    projects = repositories(row)
-    if path := _telling(row.get("project_path") or row.get("cwd") or ""):
-        projects.append(path)
-    task = task_id(row)
-    return {
-        "family": [_digest(name) for name in names],
-        "project": [_digest(name) for name in projects],
-        "task": [_digest(task)] if task else [],
-        "near_duplicate": _bands(row),
-    }
+    return {kind: _TRAITS[kind](row) for kind in by}
+
+
+def _families(row: Row) -> list[int]:
+    links = () if row.get("family_id") else ("trace_id", "parent_trace_id")
+    return [_digest(name) for name in (family(row), *(_base(row[link]) for link in links if row.get(link)))]
+
+
+def _projects(row: Row) -> list[int]:
+    # Both, since not every log of a project names its repository.
+    path = _telling(row.get("project_path") or row.get("cwd") or "")
+    return [_digest(name) for name in (*repositories(row), path) if name]
+
+
+def _tasks(row: Row) -> list[int]:
+    return [_digest(task)] if (task := task_id(row)) else []
 
 
 def _telling(path: str) -> str | None:
@@ -130,11 +134,9 @@ def _telling(path: str) -> str | None:
     path = path.replace("\\", "/").lower()
     # Claude Code puts them there: code.claude.com/docs/en/common-workflows.
     path = path.partition("/.claude/worktrees/")[0].rstrip("/")
-    parts = path.split("/")
-    depth = len(parts) - 1
-    if any(path[2 * path[1:2].count(":") :].startswith(home) for home in _HOMES):
-        depth -= 1
-    return path if depth > 1 else None
+    below = path[2:] if path[1:2] == ":" else path
+    depth = below.count("/") - below.startswith(_HOMES) + below.startswith("~/")
+    return path if depth > 1 or ("/" not in path and len(below) > 1) else None
 
 
 def _bands(row: Row) -> list[int]:
@@ -150,6 +152,9 @@ def _bands(row: Row) -> list[int]:
         return []
     bands = (least.reshape(_BANDS, _BAND_ROWS) * _BAND_FACTORS).sum(axis=1, dtype=np.uint64)
     return [_digest(f"{number} {band}") for number, band in enumerate(bands.tolist())]
+
+
+_TRAITS = {"family": _families, "project": _projects, "task": _tasks, "near_duplicate": _bands}
 
 
 def _base(trace_id: Any) -> str:
@@ -296,7 +301,8 @@ class Splits:
             raise AgentRolloutsError(f"unknown evidence {', '.join(sorted(unknown))}; known: {', '.join(EVIDENCE)}")
         if unknown := set((fixed or {}).values()) - set(ratios):
             raise AgentRolloutsError(
-                f"an earlier run has the splits {', '.join(sorted(unknown))}, this one {', '.join(ratios)}; name them too"
+                f"an earlier run has the splits {', '.join(sorted(unknown))}, this one {', '.join(ratios)}; "
+                "name them, too, or begin without the earlier run"
             )
         self.seed, self.fixed = seed, dict(fixed or {})
         self.by = None if by is None else tuple(kind for kind in EVIDENCE if kind == "family" or kind in by)
@@ -311,7 +317,7 @@ class Splits:
         if index == len(self._rows):
             self._rows.append(0)
         self._rows[index] += 1
-        for kind, hashes in (traits(row) if evidence is None else evidence).items():
+        for kind, hashes in (traits(row, self.by or EVIDENCE) if evidence is None else evidence).items():
             for one in hashes:
                 self._hashes[kind].append(one)
                 self._holders[kind].append(index)
@@ -348,7 +354,7 @@ class Splits:
         for index in np.flatnonzero(side == -1).tolist():
             clusters[heads[index]].append(index)
         free: list[list[int]] = []
-        for head, cluster in clusters.items():
+        for cluster in clusters.values():
             claimed = {number: kind for index in cluster for number, kind in claims.get(index, {}).items()}
             if len(claimed) > 1:
                 conflicts[self._conflict(max(claimed.values(), key=EVIDENCE.index), claimed)] += 1
@@ -461,8 +467,8 @@ class Splits:
             # Half a percent, or half of what was asked: nobody minds less.
             if abs(share - self.ratios[name]) > max(0.005, self.ratios[name] / 2) or not share:
                 notices.append(
-                    f"{name} has {share:.2%} of the rows where {self.ratios[name]:.2%} were asked: "
-                    f"the largest of {len(free)} components that could be placed has {max(sizes, default=0)} of {total} rows"
+                    f"{name} has {share:.2%} of the rows where {self.ratios[name]:.2%} were asked: there were "
+                    f"{len(free)} components to place, the largest with {max(sizes, default=0)} of all {total} rows"
                 )
         return notices
 
@@ -514,17 +520,14 @@ def leaks(files: Mapping[str, Iterable[str | Path]], *, by: Sequence[str] = EVID
     Returns:
         Nothing if all is well.
     """
-    read = {split: _evidence([Path(path) for path in paths], by) for split, paths in files.items()}
+    kinds = [kind for kind in EVIDENCE if kind == "family" or kind in by]
+    read = {split: _evidence([Path(path) for path in paths], kinds) for split, paths in files.items()}
     found = []
     for (a, (mine, names)), (b, (theirs, others)) in itertools.combinations(read.items(), 2):
-        for kind in EVIDENCE:
-            if kind not in by and kind != "family":
-                continue
-            pairs = _pairs(mine[kind], theirs[kind], _SURELY if kind == "near_duplicate" else 1)
-            if pairs:
-                rows = len({right for _, right in pairs})
-                examples = tuple((names[left], others[right]) for left, right in sorted(pairs)[:3])
-                found.append(Leak(kind, (a, b), rows, examples))
+        for kind in kinds:
+            if pairs := _pairs(mine[kind], theirs[kind], _SURELY if kind == "near_duplicate" else 1):
+                examples = tuple((names[left], others[right]) for left, right in pairs[:3])
+                found.append(Leak(kind, (a, b), len(pairs), examples))
     return found
 
 
@@ -541,7 +544,7 @@ def _evidence(paths: Sequence[Path], by: Sequence[str]) -> tuple[dict[str, _Held
         columns = [name for name in _READ if name in file.schema_arrow.names]
         for batch in file.iter_batches(batch_size=64, columns=columns):
             for row in batch.to_pylist():
-                for kind, found in traits(row).items():
+                for kind, found in traits(row, by).items():
                     hashes[kind].extend(found)
                     holders[kind].extend([len(names)] * len(found))
                 names.append("/".join(str(row.get(name)) for name in ("source_kind", "source_path", "trace_id")))
@@ -553,11 +556,10 @@ def _evidence(paths: Sequence[Path], by: Sequence[str]) -> tuple[dict[str, _Held
     return held, names
 
 
-def _pairs(mine: _Held, theirs: _Held, least: int) -> set[tuple[int, int]]:
-    """Rows of both that have `least` hashes in common; of many with the same one, each of theirs with the first."""
+def _pairs(mine: _Held, theirs: _Held, least: int) -> list[tuple[int, int]]:
+    """Each row of theirs that has `least` hashes in common with mine, behind one of mine that it shares one with."""
     shared = np.isin(theirs[0], mine[0])
-    found: Counter[tuple[int, int]] = Counter()
-    for one, right in zip(theirs[0][shared], theirs[1][shared].tolist(), strict=True):
-        at = int(np.searchsorted(mine[0], one))
-        found[int(mine[1][at]), right] += 1
-    return {pair for pair, count in found.items() if count >= least}
+    rows, first, count = np.unique(theirs[1][shared], return_index=True, return_counts=True)
+    at = np.searchsorted(mine[0], theirs[0][shared][first])
+    pairs = zip(mine[1][at].tolist(), rows.tolist(), strict=True) if len(rows) else ()
+    return [pair for pair, many in zip(pairs, count.tolist(), strict=True) if many >= least]
