@@ -291,7 +291,7 @@ class Splits:
             seed: another gives other splits.
             by: evidence that makes families belong together, of `EVIDENCE`; all when not given, without projects where
                 a split would be empty with them.
-            fixed: the splits of families of an earlier run.
+            fixed: the splits of families of an earlier run; give its `by`, too.
 
         Raises:
             AgentRolloutsError: ratios that are none, or evidence or fixed splits that are unknown.
