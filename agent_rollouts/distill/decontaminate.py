@@ -34,6 +34,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from xxhash import xxh3_128_digest
 
 from agent_rollouts.distill import shingles
 from agent_rollouts.distill.families import key
@@ -63,6 +64,8 @@ _ENOUGH = 100
 _TASK_NAMES = frozenset({"instance_id", "task_id", "task_name", "task", "problem_id"})
 _COMMIT_NAMES = frozenset({"commit_hash", "base_commit", "commit", "commit_sha", "git_commit"})
 _COLUMNS = ("instance_id", "repo", "base_commit", "problem_statement", "test_patch")
+_THREE, _SEVEN = np.uint64(3), np.uint64(7)
+_BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 _FULL_COMMIT, _SHORT_COMMIT = 40, 7
 _ID_LETTERS = bytes(code if (chr(code).isalnum() and code < 0x80) or code in b"_-." else 0x20 for code in range(256))
 
@@ -80,7 +83,7 @@ class Match(NamedTuple):
 
 
 class Benchmarks:
-    """Fingerprints of benchmarks, made to be looked for in many rows. Some 12 bytes a n-gram are kept."""
+    """Fingerprints of benchmarks, made to be looked for in many rows. Some 25 bytes an n-gram are kept."""
 
     def __init__(
         self, records: Iterable[tuple[str, Mapping[str, Any]]] = (), *, by: Sequence[str] = EVIDENCE, share: float = 0.5
@@ -104,14 +107,15 @@ class Benchmarks:
         self._ids: dict[str, tuple[str, str]] = {}
         self._texts: list[tuple[str, str, str]] = []
         held: list[Hashes] = []
-        known: set[tuple[str, str | None, str | None]] = set()
+        known: set[bytes] = set()
         for benchmark, record in records:
             if canary := record.get("canary"):
                 self._canaries.setdefault(canary.lower(), benchmark)
                 continue
             instance = record["instance"]
             # The same instance stands in several selections of one benchmark; two benchmarks may call theirs alike.
-            if (same := (instance, record.get("statement"), record.get("tests"))) in known:
+            same = xxh3_128_digest(f"{instance} {record.get('statement')} {record.get('tests')}".encode())
+            if same in known:
                 continue
             known.add(same)
             self._ids.setdefault(instance.lower(), (benchmark, instance))
@@ -123,23 +127,36 @@ class Benchmarks:
                     self._texts.append((benchmark, instance, evidence))
                     held.append(np.frombuffer(base64.b64decode(text), dtype="<u8").astype(np.uint64))
         self._index(held)
+        self._need()
 
-    def _index(self, held: Sequence[Hashes]) -> None:
+    def _index(self, held: list[Hashes]) -> None:
         every = np.concatenate(held) if held else np.empty(0, dtype=np.uint64)
         owners = np.repeat(np.arange(len(held), dtype=np.int32), [len(one) for one in held])
-        order = np.argsort(every, kind="stable")
+        held.clear()
+        order = np.argsort(every)
         every, owners = every[order], owners[order]
-        _, count = np.unique(every, return_counts=True)
-        keep = np.repeat(count <= _SHARED, count)
-        every, self._owners = every[keep], owners[keep]
-        self._grams, self._starts = np.unique(every, return_index=True)
-        self._starts = np.append(self._starts, len(every))
-        self._totals = np.bincount(self._owners, minlength=len(held))
+        del order
+        starts = np.flatnonzero(np.append(True, every[1:] != every[:-1])[: len(every)])
+        count = np.diff(np.append(starts, len(every)))
+        keep = count <= _SHARED
+        self._grams = every[starts[keep]]
+        self._owners = owners[np.repeat(keep, count)]
+        self._starts = np.append(0, np.cumsum(count[keep]))
+        self._totals = np.bincount(self._owners, minlength=len(self._texts))
         # Most n-grams of a row are in no benchmark: a table of bits tells that without a search.
-        bits = max(16, (4 * len(self._grams)).bit_length())
+        bits = max(16, (32 * len(self._grams)).bit_length())
         self._shift = np.uint64(64 - bits)
-        self._may = np.zeros(1 << bits, dtype=bool)
-        self._may[self._grams >> self._shift] = True
+        self._may = np.zeros(1 << (bits - 3), dtype=np.uint8)
+        place = self._grams >> self._shift
+        np.bitwise_or.at(self._may, place >> _THREE, _BIT[place & _SEVEN])
+
+    def _likely(self, hashes: Hashes) -> Hashes:
+        """Those that may be a benchmark's, in order: all that are, and some of the others."""
+        place = hashes >> self._shift
+        return np.unique(hashes[self._may[place >> _THREE] & _BIT[place & _SEVEN] > 0])
+
+    def _need(self) -> None:
+        """How many n-grams of each text must be found."""
         is_tests = np.array([text[2] == "tests" for text in self._texts], dtype=bool)
         needed = np.maximum(np.ceil(self._totals * self.share), np.minimum(self._totals, LEAST))
         needed[is_tests] = np.minimum(needed[is_tests], _ENOUGH)
@@ -214,7 +231,7 @@ class Benchmarks:
         """Statements and tests that stand in its text."""
         places: list[Any] = []
         for hashes in shingles.gram_chunks(shingles.texts(row), N):
-            likely = hashes[self._may[hashes >> self._shift]]
+            likely = self._likely(hashes)
             at = np.minimum(np.searchsorted(self._grams, likely), len(self._grams) - 1)
             places.append(at[self._grams[at] == likely])
         seen = np.unique(np.concatenate(places)) if places else np.empty(0, dtype=np.int64)
