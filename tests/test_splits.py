@@ -396,6 +396,26 @@ def test_the_audit_of_rows_as_they_are_read(tmp_path: Path) -> None:
     assert leak == ("family", ("train", "test"), 1, (("None/None/None", "None/None/None"),))
 
 
+def test_the_audit_of_calls_in_the_text(tmp_path: Path) -> None:
+    """Short rows may be alike when calls are written out; they are kept together if they are added so."""
+    call = {
+        "id": "c",
+        "type": "function",
+        "function": {"name": "run", "arguments": {"command": "make tea", "cwd": "/"}},
+    }
+    rows = []
+    for index in range(10):
+        one = row(f"r{index}", said="I will.")
+        answers = [{"role": "assistant", "content": "", "tool_calls": [call | {"id": f"c{n}"}]} for n in range(4)]
+        messages = to_chat([*one["messages"], *answers], calls="text")
+        rows.append({**identify(one), "messages": messages})
+    for found, count in ((settled(rows), 1), (settled([row(f"r{n}") for n in range(10)]), 10)):
+        assert found.components == count
+        sides = {split: [one for one in rows if found.split_of(one) == split] for split in RATIOS}
+        files = {split: [write(tmp_path / f"{split}{count}.parquet", some)] for split, some in sides.items() if some}
+        assert [leak.evidence for leak in leaks(files)] == ["near_duplicate"][: count - 1]
+
+
 @settings(max_examples=25, deadline=None)
 @given(rows=many_rows(), seed=st.integers(0, 9))
 def test_splits_pass_the_audit(tmp_path_factory: Any, rows: list[dict[str, Any]], seed: int) -> None:

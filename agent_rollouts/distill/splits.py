@@ -60,8 +60,6 @@ _MORE = 0.1
 _SHORTEST_TASK = 20
 _SHINGLE, _FEWEST_WORDS = 5, 20
 _BANDS, _BAND_ROWS = 16, 8
-# Of two rows alike at 0.95 all but one in 10,000 pairs share four bands, at 0.6 one in 5,000.
-_SURELY = 4
 _FACTORS = np.random.default_rng(0).integers(1 << 63, dtype=np.uint64, size=_BANDS * _BAND_ROWS) * 2 + 1
 _BAND_FACTORS = np.random.default_rng(1).integers(1 << 63, dtype=np.uint64, size=_BAND_ROWS) * 2 + 1
 _REPOSITORY_NAMES = frozenset({"repository_url", "repository", "repo", "repo_url", "repo_name", "git_remote"})
@@ -510,8 +508,9 @@ class Leak(NamedTuple):
 def leaks(files: Mapping[str, Iterable[str | Path]], *, by: Sequence[str] = EVIDENCE) -> list[Leak]:
     """What the written splits share, read anew from their Parquet files and judged row by row.
 
-    Only the columns of `_READ` are read, whichever are there. Near-duplicates without doubt alone are leaks (four
-    bands of 16), since a shape may have changed a word or two after the splits were made.
+    Only the columns of `_READ` are read, whichever are there; `identify` gives two of them. Rows should have been added
+    to `Splits` with the messages that are written: one that had its calls put into its text since then, say, may have
+    become the like of another.
 
     Args:
         files: Parquet files by split.
@@ -525,7 +524,7 @@ def leaks(files: Mapping[str, Iterable[str | Path]], *, by: Sequence[str] = EVID
     found = []
     for (a, (mine, names)), (b, (theirs, others)) in itertools.combinations(read.items(), 2):
         for kind in kinds:
-            if pairs := _pairs(mine[kind], theirs[kind], _SURELY if kind == "near_duplicate" else 1):
+            if pairs := _pairs(mine[kind], theirs[kind]):
                 examples = tuple((names[left], others[right]) for left, right in pairs[:3])
                 found.append(Leak(kind, (a, b), len(pairs), examples))
     return found
@@ -542,7 +541,7 @@ def _evidence(paths: Sequence[Path], by: Sequence[str]) -> tuple[dict[str, _Held
     for path in paths:
         file = pq.ParquetFile(path)
         columns = [name for name in _READ if name in file.schema_arrow.names]
-        for batch in file.iter_batches(batch_size=64, columns=columns):
+        for batch in file.iter_batches(batch_size=16, columns=columns):
             for row in batch.to_pylist():
                 for kind, found in traits(row, by).items():
                     hashes[kind].extend(found)
@@ -556,10 +555,9 @@ def _evidence(paths: Sequence[Path], by: Sequence[str]) -> tuple[dict[str, _Held
     return held, names
 
 
-def _pairs(mine: _Held, theirs: _Held, least: int) -> list[tuple[int, int]]:
-    """Each row of theirs that has `least` hashes in common with mine, behind one of mine that it shares one with."""
-    shared = np.isin(theirs[0], mine[0])
-    rows, first, count = np.unique(theirs[1][shared], return_index=True, return_counts=True)
-    at = np.searchsorted(mine[0], theirs[0][shared][first])
-    pairs = zip(mine[1][at].tolist(), rows.tolist(), strict=True) if len(rows) else ()
-    return [pair for pair, many in zip(pairs, count.tolist(), strict=True) if many >= least]
+def _pairs(mine: _Held, theirs: _Held) -> list[tuple[int, int]]:
+    """Each row of theirs that has a hash in common with one of mine, behind that."""
+    shared = np.flatnonzero(np.isin(theirs[0], mine[0]))
+    rows, first = np.unique(theirs[1][shared], return_index=True)
+    at = np.searchsorted(mine[0], theirs[0][shared[first]])
+    return list(zip(mine[1][at].tolist(), rows.tolist(), strict=True))
