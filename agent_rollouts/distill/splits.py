@@ -1,7 +1,7 @@
 """Splits: nothing in one that the other shows.
 
     splits = Splits(parse_splits("train=0.98,test=0.02"), seed=0)
-    for row in rows: splits.add(row)          # some 200 bytes a row are kept, no text
+    for row in rows: splits.add(row)          # some 250 bytes a row are kept, no text
     assignment = splits.settle()
     assignment.split_of(row)                  # "train", "test", or None: left out, see below
 
@@ -307,7 +307,7 @@ class Splits:
         self._families: dict[str, int] = {}
         self._rows = array("Q")
         self._hashes = {kind: array("Q") for kind in EVIDENCE}
-        self._holders = {kind: array("L") for kind in EVIDENCE}
+        self._holders = {kind: array("I") for kind in EVIDENCE}
 
     def add(self, row: Row, evidence: Mapping[str, Iterable[int]] | None = None) -> None:
         """Take note of a row; `evidence` is what `traits` said of it, where that was asked elsewhere."""
