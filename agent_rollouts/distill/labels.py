@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import count, pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from agent_rollouts.chat import Message, to_chat
 from agent_rollouts.errors import AgentRolloutsError
@@ -40,10 +40,11 @@ IGNORED = -100
 
 Span: TypeAlias = tuple[int, int]
 
-# Code points that Unicode keeps free for such use; no text holds them. A number follows the first, hexadecimal.
-_MARK = "\ufdd0"
+# Code points that Unicode keeps free for such use, and no text holds. A mark is the number of the field, whether it
+# is a name, and the number of the message; numbers are hexadecimal.
+_MARK, _NAME = "\ufdd0", "\ufdd1"
 _DIGITS = "".join(map(chr, range(0xFDE0, 0xFDF0)))
-_MARKS = re.compile(f"{_MARK}([{_DIGITS}]+){_MARK}")
+_MARKS = re.compile(f"{_MARK}[{_DIGITS}]+{_MARK}({_NAME}?){_MARK}([{_DIGITS}]+){_MARK}")
 _NUMBERS = {ord(digit): f"{value:x}" for value, digit in enumerate(_DIGITS)}
 _INNER = re.compile(r"\S(?:.*\S)?", re.DOTALL)
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
@@ -78,7 +79,7 @@ def tokenize(
     """
     if isinstance(messages, Mapping):
         tools = messages.get("tools") if tools is None else tools
-        messages = messages["messages"]
+        messages = cast("list[Message]", messages["messages"])
     template = _Template(tokenizer, chat_template or training_template(tokenizer), template_kwargs or {})
     chat = to_chat(messages, **options)
     weighted = {i for i, one in enumerate(chat) if one["role"] == "assistant" and one.pop("weight", 1) != 0}
@@ -131,6 +132,7 @@ class _Template:
             raise AgentRolloutsError(f"{_name(tokenizer)} is a slow one and tells no offsets; labels need a fast one")
         self.name = f"the chat template of {_name(tokenizer)} ({template.strip()[:40]!r}…)"
         self.template = template
+        self.is_marked = bool(_GENERATION.search(template))
         self.kwargs = {**tokenizer.special_tokens_map, **kwargs}
         tokens = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
         self.added = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
@@ -143,16 +145,19 @@ class _Template:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            texts, generated = render_jinja_template(
+            rendered: Any = render_jinja_template(
                 chats,
-                tools=tools,
+                tools=None if tools is None else list(map(dict, tools)),
                 chat_template=self.template,
                 add_generation_prompt=prompt,
-                return_assistant_tokens_mask=True,
+                return_assistant_tokens_mask=self.is_marked,
                 **self.kwargs,
             )
         except (TemplateError, TypeError) as error:
             raise self.refusal(f"fails: {error}") from error
+        texts: list[str]
+        generated: list[list[Span]]
+        texts, generated = rendered
         return texts, generated
 
     def refusal(self, why: str) -> AgentRolloutsError:
@@ -165,28 +170,29 @@ class _Template:
         self, chat: list[Message], tools: Sequence[Mapping[str, JSON]] | None, weighted: set[int]
     ) -> tuple[str, list[Span]]:
         """The text of a conversation, and where in it the weighted turns stand, in order and without overlap."""
-        (text,), (generated,) = self.render([chat], tools)
-        own, names = self.own_places(chat, tools, text)
-        if _GENERATION.search(self.template):
-            return text, self.by_marks(chat, text, own, generated, weighted)
-        return text, self.by_gaps(_marked(chat, names=names, brief=True), text, own, weighted)
+        texts, places = self.render([chat], tools)
+        text = texts[0]
+        own = self.own_places(chat, tools, text)
+        # Of a turn without words (a thought that is not shown) there is nothing to learn but to stop.
+        weighted = {index for index in weighted if index in own}
+        if self.is_marked:
+            return text, self.by_marks(chat, text, own, places[0], weighted)
+        if not weighted:
+            return text, []
+        return text, self.by_gaps(_marked(chat, brief=True), text, own, weighted)
 
     # -- what comes of which message -----------------------------------------------------------------
 
-    def own_places(
-        self, chat: list[Message], tools: Sequence[Mapping[str, JSON]] | None, text: str
-    ) -> tuple[dict[int, Span], bool]:
-        """Where the own words of each message that is shown begin and end in `text`; whether names are of them."""
+    def own_places(self, chat: list[Message], tools: Sequence[Mapping[str, JSON]] | None, text: str) -> dict[int, Span]:
+        """Where the own words of each message begin and end in `text`; of those that it shows any of."""
         if _MARK in text:
             raise self.refusal(f"writes U+{ord(_MARK):X}, which marks places here")
-        for names in (True, False):  # gpt-oss repeats the name of a call where its result stands
-            (marked,), _ = self.render([_marked(chat, names=names)], tools)
-            found, plain = _places(marked)
-            if plain != text:
-                raise self.refusal("writes a text otherwise when it holds a mark, so that its place is uncertain")
-            if found is not None:
-                return found, names
-        raise self.refusal("writes a text twice, or messages in another order")
+        places, plain = _places(self.render([_marked(chat)], tools)[0][0])
+        if plain != text:
+            raise self.refusal("writes a text otherwise when it holds a mark, so that its place is uncertain")
+        if places is None:
+            raise self.refusal("writes a text twice, or messages in another order")
+        return places
 
     # -- templates with {% generation %} -------------------------------------------------------------
 
@@ -219,8 +225,8 @@ class _Template:
     def opening(self) -> str:
         """What is written to make the model answer: the generation prompt."""
         chat = [{"role": "user", "content": "x"}]
-        (plain,), _ = self.render([chat], None)
-        (prompted,), _ = self.render([chat], None, prompt=True)
+        plain = self.render([chat], None)[0][0]
+        prompted = self.render([chat], None, prompt=True)[0][0]
         return prompted[len(plain) :] if prompted.startswith(plain) else ""
 
     def trimmed(self, text: str, begin: int, end: int) -> int:
@@ -238,31 +244,16 @@ class _Template:
         Args:
             brief: the conversation with marks, texts cut to a letter.
         """
-        turns = sorted(weighted & own.keys())
         shown = sorted(own)
-        places = {index: place for place, index in enumerate(shown)}
-        if not turns:
-            return []
-        if turns[0] == shown[0]:
-            raise self.refusal("shows nothing of what comes before the first answer")
-        before = [self.near(brief, shown[places[turn] - 1], turn) for turn in turns]
-        within = [[*near, brief[turn]] for near, turn in zip(before, turns, strict=True)]
-        learned = [
-            self.render(chats, None, prompt=prompt)[0] for chats in (before, within) for prompt in (False, True)
-        ]
+        places = [place for place, index in enumerate(shown) if index in weighted]
+        before = [self.near(brief, shown[place - 1] if place else None, shown[place]) for place in places]
+        within = [[*near, brief[shown[place]]] for near, place in zip(before, places, strict=True)]
+        learned = [self.render(chats, None, prompt=prompt)[0] for chats in (before, within) for prompt in (False, True)]
         spans = []
-        for turn, plain, prompted, ended, ended_prompted in zip(turns, *learned, strict=True):
-            neighbour = shown[places[turn] - 1]
-            gap = text[own[neighbour][1] : own[turn][0]]
-            foot, opening = _tail(plain, neighbour), _tail(prompted, neighbour)
-            if foot is None or opening is None or not opening.startswith(foot) or not gap.startswith(foot):
-                raise self.refusal("begins a turn in a way that depends on what is not near it")
-            opening = opening[len(foot) :]
-            length = _agreed(gap[len(foot) :], opening)
-            if length is None:
-                raise self.refusal("begins a turn otherwise than its generation prompt does")
-            begin = own[neighbour][1] + len(foot) + length
-            rest = text[own[turn][1] : own[shown[places[turn] + 1]][0] if turn != shown[-1] else len(text)]
+        for place, plain, prompted, ended, ended_prompted in zip(places, *learned, strict=True):
+            turn = shown[place]
+            begin, opening = self.begun(text, own, shown[place - 1] if place else None, turn, plain, prompted)
+            rest = text[own[turn][1] : own[shown[place + 1]][0] if turn != shown[-1] else len(text)]
             # gpt-oss ends its last turn otherwise than the others.
             ends = [_tail(ended, turn), (_tail(ended_prompted, turn) or "").removesuffix(opening)]
             fitting = [end for end in ends if end is not None and rest.startswith(end)]
@@ -273,11 +264,33 @@ class _Template:
             raise self.refusal("has turns that overlap")
         return spans
 
-    def near(self, brief: list[Message], neighbour: int, turn: int) -> list[Message]:
-        """What comes before a turn, from the last answer before its neighbour on."""
-        last = next((index for index in range(neighbour, -1, -1) if brief[index]["role"] == "assistant"), None)
-        head: list[Message] = [] if last is None else [{"role": "user", "content": "x"}]
+    def near(self, brief: list[Message], neighbour: int | None, turn: int) -> list[Message]:
+        """What comes before a turn, from the last answer before its neighbour on; at least a prompt."""
+        places = range(-1 if neighbour is None else neighbour, -1, -1)
+        last = next((index for index in places if brief[index]["role"] == "assistant"), None)
+        head: list[Message] = [{"role": "user", "content": "x"}] if last is not None or turn == 0 else []
         return [*head, *brief[last or 0 : turn]]
+
+    def begun(
+        self, text: str, own: dict[int, Span], neighbour: int | None, turn: int, plain: str, prompted: str
+    ) -> tuple[int, str]:
+        """Where a turn begins, behind its generation prompt; and that prompt."""
+        if neighbour is None:
+            # Nothing that was said stands before, so there is nothing to take for the prompt but it.
+            opening = self.opening()
+            at = text.rfind(opening, 0, own[turn][0])
+            if not opening or at < 0:
+                raise self.refusal("shows nothing of what comes before the first answer")
+            return at + len(opening), opening
+        gap = text[own[neighbour][1] : own[turn][0]]
+        foot, opening = _tail(plain, neighbour), _tail(prompted, neighbour) or ""
+        if foot is None or not opening.startswith(foot) or not gap.startswith(foot):
+            raise self.refusal("begins a turn in a way that depends on what is not near it")
+        opening = opening[len(foot) :]
+        length = _agreed(gap[len(foot) :], opening)
+        if length is None:
+            raise self.refusal("begins a turn otherwise than its generation prompt does")
+        return own[neighbour][1] + len(foot) + length, opening
 
     def ended(self, text: str, last_word: int, end: int) -> int:
         """`end` of a turn right behind the token that ends it."""
@@ -294,9 +307,8 @@ class _Template:
     @cached_property
     def ends_turns(self) -> bool:
         """Whether there is a token that ends a turn, and not only one that begins the next."""
-        chat = _marked([{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], names=True)
-        (plain,), _ = self.render([chat], None)
-        return bool(self.added.search(_tail(plain, 1) or ""))
+        chat = _marked([{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}])
+        return bool(self.added.search(_tail(self.render([chat], None)[0][0], 1) or ""))
 
 
 def _given(text: str, begin: int, opening: str) -> int:
@@ -318,83 +330,85 @@ def _agreed(gap: str, opening: str) -> int | None:
 
 def _tail(marked: str, index: int) -> str | None:
     """What stands behind the last mark, which must be one of message `index`."""
-    marks = list(_MARKS.finditer(marked))
-    if not marks or _number(marks[-1]) >> _FIELD_BITS != index:
+    marks = _marks(marked)
+    if not marks or marks[-1][0] != index:
         return None
-    return marked[marks[-1].end() :]
+    return _MARKS.sub("", marked[marks[-1][1].end() :])
 
 
 # -- marks ------------------------------------------------------------------------------------------
 
-_FIELD_BITS = 16
-
-
-def _number(mark: re.Match[str]) -> int:
-    return int(mark[1].translate(_NUMBERS), 16)
-
 
 def _places(marked: str) -> tuple[dict[int, Span] | None, str]:
-    """Where messages' own words begin and end, None where marks are doubled or out of order; the text without."""
+    """Where messages' own words begin and end, None where texts are doubled or out of order; the text without."""
     places: dict[int, Span] = {}
-    seen: defaultdict[int, int] = defaultdict(int)
-    pieces, at, length, ordered, last = [], 0, 0, True, -1
-    for mark in _MARKS.finditer(marked):
-        pieces.append(marked[at : mark.start()])
+    marks = _marks(marked)
+    pieces, at, length = [], 0, 0
+    first = {found.start(): index for index, found in marks}
+    for found in _MARKS.finditer(marked):
+        pieces.append(marked[at : found.start()])
         length += len(pieces[-1])
-        at = mark.end()
-        number = _number(mark)
-        index = number >> _FIELD_BITS
-        seen[number] += 1
-        ordered = ordered and seen[number] <= 2 and last <= index
-        last = index
-        places[index] = (places.get(index, (length, 0))[0], length)
+        at = found.end()
+        index = first.get(found.start())
+        if index is not None:
+            places[index] = (places.get(index, (length, 0))[0], length)
     pieces.append(marked[at:])
-    return (places if ordered else None), "".join(pieces)
+    ordered = all(one[0] <= other[0] for one, other in pairwise(marks))
+    once = len(marks) == len({(found[0]) for _, found in marks}) * 2
+    return (places if ordered and once else None), "".join(pieces)
 
 
-def _marked(chat: list[Message], *, names: bool, brief: bool = False) -> list[Message]:
+def _marks(marked: str) -> list[tuple[int, re.Match[str]]]:
+    """The marks with their messages; of a name that is written again (gpt-oss: with the result) only the first two."""
+    seen: Counter[str] = Counter()
+    found = []
+    for mark in _MARKS.finditer(marked):
+        seen[mark[0]] += 1
+        if seen[mark[0]] <= 2 or mark[1] != _NAME:
+            found.append((int(mark[2].translate(_NUMBERS), 16), mark))
+    return found
+
+
+def _marked(chat: list[Message], *, brief: bool = False) -> list[Message]:
     """The messages with a mark around each of their texts, inside the white space that templates strip.
 
-    Args:
-        names: whether names of calls are marked, too.
-        brief: whether texts become one letter.
+    In arguments only texts of the first level are marked: some templates write the others as Python does, which
+    would escape a mark. With `brief`, what is marked becomes one letter, but for names.
     """
-    return [_marked_message(message, index, names, brief) for index, message in enumerate(chat)]
+    return [_marked_message(message, index, brief) for index, message in enumerate(chat)]
 
 
-def _marked_message(message: Message, index: int, names: bool, brief: bool) -> Message:
-    fields = 0
+def _marked_message(message: Message, index: int, brief: bool) -> Message:
+    fields = count()
 
-    def text(value: str) -> str:
-        nonlocal fields
-        inner = _INNER.search(value)
+    def text(value: JSON, is_name: bool = False) -> JSON:
+        inner = _INNER.search(value) if isinstance(value, str) else None
         if inner is None:
             return value
-        number = (index << _FIELD_BITS) + min(fields, (1 << _FIELD_BITS) - 1)
-        fields += 1
-        mark = f"{_MARK}{''.join(_DIGITS[int(digit, 16)] for digit in f'{number:x}')}{_MARK}"
-        word = "x" if brief else inner[0]
+        numbers = (_written(next(fields)), _NAME if is_name else "", _written(index))
+        mark = f"{_MARK}{numbers[0]}{_MARK}{numbers[1]}{_MARK}{numbers[2]}{_MARK}"
+        word = "x" if brief and not is_name else inner[0]
         return f"{value[: inner.start()]}{mark}{word}{mark}{value[inner.end() :]}"
 
-    def texts(value: JSON) -> JSON:
-        if isinstance(value, str):
-            return text(value)
-        if isinstance(value, list):
-            return [texts(one) for one in value]
-        return {key: texts(one) for key, one in value.items()} if isinstance(value, dict) else value
-
     def call(one: Mapping[str, JSON]) -> Message:
-        function = one["function"]
-        name = text(function["name"]) if names else function["name"]
-        return {**one, "function": {**function, "name": name, "arguments": texts(function["arguments"])}}
+        name, arguments = one["function"]["name"], one["function"]["arguments"]
+        name = text(name, is_name=True)
+        return {
+            **one,
+            "function": {**one["function"], "name": name, "arguments": {k: text(v) for k, v in arguments.items()}},
+        }
 
     marked = dict(message)
     if "reasoning_content" in message:
         marked["reasoning_content"] = text(message["reasoning_content"])
-    if isinstance(message["content"], str):
-        marked["content"] = text(message["content"])
-    else:
+    if isinstance(message["content"], list):
         marked["content"] = [{**p, "text": text(p["text"])} if "text" in p else p for p in message["content"]]
+    else:
+        marked["content"] = text(message["content"])
     if "tool_calls" in message:
         marked["tool_calls"] = [call(one) for one in message["tool_calls"]]
     return marked
+
+
+def _written(number: int) -> str:
+    return "".join(_DIGITS[int(digit, 16)] for digit in f"{number:x}")
