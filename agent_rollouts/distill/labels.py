@@ -80,7 +80,7 @@ def tokenize(
     if isinstance(messages, Mapping):
         tools = messages.get("tools") if tools is None else tools
         messages = cast("list[Message]", messages["messages"])
-    template = _Template(tokenizer, chat_template or training_template(tokenizer), template_kwargs or {})
+    template = Template(tokenizer, chat_template or training_template(tokenizer), template_kwargs or {})
     chat = to_chat(messages, **options)
     weighted = {i for i, one in enumerate(chat) if one["role"] == "assistant" and one.pop("weight", 1) != 0}
     for message in chat:
@@ -124,7 +124,7 @@ def _name(tokenizer: PreTrainedTokenizerBase) -> str:
     return f"the tokenizer {tokenizer.name_or_path!r}" if tokenizer.name_or_path else "the tokenizer"
 
 
-class _Template:
+class Template:
     """A chat template as a function from messages to text, and the turns in that text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, kwargs: Mapping[str, JSON]) -> None:
@@ -161,6 +161,7 @@ class _Template:
         return texts, generated
 
     def refusal(self, why: str) -> AgentRolloutsError:
+        """The error that names this template, and the ways out."""
         return AgentRolloutsError(
             f"{self.name} {why}. Give options of to_chat that it needs (chat.TEMPLATE_OPTIONS), a template with "
             "{% generation %} marks, or train on rows of messages instead"
