@@ -132,6 +132,7 @@ class Template:
             raise AgentRolloutsError(f"{_name(tokenizer)} is a slow one and tells no offsets; labels need a fast one")
         self.name = f"the chat template of {_name(tokenizer)} ({template.strip()[:40]!r}…)"
         self.template = template
+        self.takes_parts = False
         self.is_marked = bool(_GENERATION.search(template))
         self.kwargs = {**tokenizer.special_tokens_map, **kwargs}
         tokens = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
@@ -171,6 +172,7 @@ class Template:
         self, chat: list[Message], tools: Sequence[Mapping[str, JSON]] | None, weighted: set[int]
     ) -> tuple[str, list[Span]]:
         """The text of a conversation, and where in it the weighted turns stand, in order and without overlap."""
+        self.takes_parts = any(isinstance(message["content"], list) for message in chat)
         texts, places = self.render([chat], tools)
         text = texts[0]
         own = self.own_places(chat, tools, text)
@@ -210,25 +212,55 @@ class Template:
                 raise self.refusal("has {% generation %} marks that leave out words of a turn")
             for number in range(first, last + 1):
                 turns[number].add(index)
+        for number in range(1, len(generated)):
+            # gemma's twin marks what ends a turn apart from its words.
+            if not turns[number] and generated[number - 1][1] == generated[number][0]:
+                turns[number] = turns[number - 1]
         if len(generated) == len(answers) and all(one <= {i} for one, i in zip(turns, answers, strict=True)):
             # One each: those that show no words of their own are known by their order.
             turns = [{index} for index in answers]
-        opening = self.opening()
         spans = []
         for (begin, end), holds in zip(generated, turns, strict=True):
             if holds & weighted and holds - weighted:
                 raise self.refusal("marks turns together of which some are not to be trained on")
             if holds & weighted:
-                begin += _given(text, begin, opening)
+                begin = self.given(text, begin, end)
                 spans.append((begin, self.trimmed(text, begin, end)))
         return spans
 
-    def opening(self) -> str:
-        """What is written to make the model answer: the generation prompt."""
-        chat = [{"role": "user", "content": "x"}]
+    def example(self, role: str) -> Message:
+        """A message of one letter, in the form that the template takes."""
+        return {"role": role, "content": [{"type": "text", "text": "x"}] if self.takes_parts else "x"}
+
+    @cached_property
+    def prompted(self) -> tuple[str, str]:
+        """A prompt, and what is written behind it to make the model answer: the generation prompt."""
+        chat = [self.example("user")]
         plain = self.render([chat], None)[0][0]
         prompted = self.render([chat], None, prompt=True)[0][0]
-        return prompted[len(plain) :] if prompted.startswith(plain) else ""
+        return plain, prompted[len(plain) :] if prompted.startswith(plain) else ""
+
+    def given(self, text: str, begin: int, end: int) -> int:
+        """`begin` of a turn behind what is left there of the generation prompt, which the model does not write."""
+        opening = self.prompted[1]
+        # Twins of qwen2.5, deepseek and gpt-oss mark the prompt, or the end of it, too.
+        before = next(n for n in range(len(opening), -1, -1) if text.endswith(opening[:n], 0, begin))
+        return begin + (self.agreed(text[begin:end], opening[before:], before) or 0)
+
+    def agreed(self, gap: str, opening: str, before: int = 0) -> int | None:
+        """How much of a generation prompt `gap` begins with; None where it begins with another text.
+
+        Args:
+            before: how much of the prompt stands before the gap.
+        """
+        if gap.startswith(opening):
+            return len(opening)
+        # The prompt may open a thought that this turn has not; a token is not cut in two.
+        length = next((i for i, (one, other) in enumerate(zip(gap, opening, strict=False)) if one != other), len(gap))
+        while length and opening[length - 1] not in "\n>":
+            length -= 1
+        # What begins the user's turn as well (`<|im_start|>`) does not say that the model's begins.
+        return length if length and (before or opening[:length] not in self.prompted[0]) else None
 
     def trimmed(self, text: str, begin: int, end: int) -> int:
         """`end` without the white space behind the token that ends a turn."""
@@ -269,7 +301,7 @@ class Template:
         """What comes before a turn, from the last answer before its neighbour on; at least a prompt."""
         places = range(-1 if neighbour is None else neighbour, -1, -1)
         last = next((index for index in places if brief[index]["role"] == "assistant"), None)
-        head: list[Message] = [{"role": "user", "content": "x"}] if last is not None or turn == 0 else []
+        head = [self.example("user")] if last is not None or turn == 0 else []
         return [*head, *brief[last or 0 : turn]]
 
     def begun(
@@ -278,7 +310,7 @@ class Template:
         """Where a turn begins, behind its generation prompt; and that prompt."""
         if neighbour is None:
             # Nothing that was said stands before, so there is nothing to take for the prompt but it.
-            opening = self.opening()
+            opening = self.prompted[1]
             at = text.rfind(opening, 0, own[turn][0])
             if not opening or at < 0:
                 raise self.refusal("shows nothing of what comes before the first answer")
@@ -288,10 +320,11 @@ class Template:
         if foot is None or not opening.startswith(foot) or not gap.startswith(foot):
             raise self.refusal("begins a turn in a way that depends on what is not near it")
         opening = opening[len(foot) :]
-        length = _agreed(gap[len(foot) :], opening)
+        length = self.agreed(gap[len(foot) :], opening)
         if length is None:
             raise self.refusal("begins a turn otherwise than its generation prompt does")
-        return own[neighbour][1] + len(foot) + length, opening
+        # gemma4 writes its header behind results, too, but gives none there.
+        return self.given(text, own[neighbour][1] + len(foot) + length, own[turn][0]), opening
 
     def ended(self, text: str, last_word: int, end: int) -> int:
         """`end` of a turn right behind the token that ends it."""
@@ -308,25 +341,8 @@ class Template:
     @cached_property
     def ends_turns(self) -> bool:
         """Whether there is a token that ends a turn, and not only one that begins the next."""
-        chat = _marked([{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}])
+        chat = _marked([self.example("user"), self.example("assistant")])
         return bool(self.added.search(_tail(self.render([chat], None)[0][0], 1) or ""))
-
-
-def _given(text: str, begin: int, opening: str) -> int:
-    """How much of the generation prompt stands at `begin`, where the rest of it stands before (twins mark it, too)."""
-    before = next(n for n in range(len(opening), -1, -1) if text.endswith(opening[:n], 0, begin))
-    return _agreed(text[begin : begin + len(opening) - before], opening[before:]) or 0
-
-
-def _agreed(gap: str, opening: str) -> int | None:
-    """How much of the generation prompt stands at the start of `gap`; None where it is another text."""
-    if gap.startswith(opening):
-        return len(opening)
-    # The prompt may open a thought that this turn has not; a token is not cut in two.
-    length = next((i for i, (one, other) in enumerate(zip(gap, opening, strict=False)) if one != other), len(gap))
-    while length and opening[length - 1] not in "\n>":
-        length -= 1
-    return length or None
 
 
 def _tail(marked: str, index: int) -> str | None:

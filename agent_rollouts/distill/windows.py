@@ -140,6 +140,8 @@ class _Rendered(Tokens):
         self.options = dict(options)
 
     def texts(self, texts: Sequence[str]) -> list[int]:
+        if not texts:
+            return []
         # transformers warns of texts that are longer than the model's context.
         return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
 
@@ -229,7 +231,7 @@ class _Cutting:
 
     def if_it_fits(self, window: _Window) -> int | None:
         # What is far beyond the budget need not be rendered.
-        if self.about(window) > 2 * self.max_tokens:
+        if self.about(window) > 4 * self.max_tokens:
             return None
         size = self.exact(window)
         return size if size <= self.max_tokens else None
