@@ -331,9 +331,15 @@ def test_templates_that_are_refused(text: str, complaint: str | None) -> None:
         said("assistant", "It is said."),
         said("user", "So?"),
         said("assistant", "So."),
+        said("user", "And?"),
+        said("assistant", "No."),
     ]
     if complaint is None:
-        assert label(messages, "qwen3", chat_template=text) == ["IT IS SAID.<|im_end|>", "SO.<|im_end|>"]
+        assert label(messages, "qwen3", chat_template=text) == [
+            "IT IS SAID.<|im_end|>",
+            "SO.<|im_end|>",
+            "NO.<|im_end|>",
+        ]
         return
     with pytest.raises(AgentRolloutsError, match=f"the chat template of .*{complaint}"):
         label(messages, "qwen3", chat_template=text)

@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import count, pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from agent_rollouts.chat import Message, to_chat
 from agent_rollouts.errors import AgentRolloutsError
@@ -155,18 +155,18 @@ class Template:
                 **self.kwargs,
             )
         except (TemplateError, TypeError) as error:
-            raise self.refusal(f"fails: {error}") from error
+            self.refuse(f"fails: {error}", error)
         texts: list[str]
         generated: list[list[Span]]
         texts, generated = rendered
         return texts, generated
 
-    def refusal(self, why: str) -> AgentRolloutsError:
-        """The error that names this template, and the ways out."""
-        return AgentRolloutsError(
+    def refuse(self, why: str, cause: Exception | None = None) -> NoReturn:
+        """Raise the error that names this template, and the ways out."""
+        raise AgentRolloutsError(
             f"{self.name} {why}. Give options of to_chat that it needs (chat.TEMPLATE_OPTIONS), a template with "
             "{% generation %} marks, or train on rows of messages instead"
-        )
+        ) from cause
 
     def turns(
         self, chat: list[Message], tools: Sequence[Mapping[str, JSON]] | None, weighted: set[int]
@@ -189,12 +189,12 @@ class Template:
     def own_places(self, chat: list[Message], tools: Sequence[Mapping[str, JSON]] | None, text: str) -> dict[int, Span]:
         """Where the own words of each message begin and end in `text`; of those that it shows any of."""
         if _MARK in text:
-            raise self.refusal(f"writes U+{ord(_MARK):X}, which marks places here")
+            self.refuse(f"writes U+{ord(_MARK):X}, which marks places here")
         places, plain = _places(self.render([_marked(chat)], tools)[0][0])
         if plain != text:
-            raise self.refusal("writes a text otherwise when it holds a mark, so that its place is uncertain")
+            self.refuse("writes a text otherwise when it holds a mark, so that its place is uncertain")
         if places is None:
-            raise self.refusal("writes a text twice, or messages in another order")
+            self.refuse("writes a text twice, or messages in another order")
         return places
 
     # -- templates with {% generation %} -------------------------------------------------------------
@@ -209,23 +209,24 @@ class Template:
         for index in own.keys() & set(answers):
             first, last = (bisect_right(starts, at) - 1 for at in (own[index][0], own[index][1] - 1))
             if first < 0 or any(own[index][place] > generated[one][1] for place, one in enumerate((first, last))):
-                raise self.refusal("has {% generation %} marks that leave out words of a turn")
+                self.refuse("has {% generation %} marks that leave out words of a turn")
             for number in range(first, last + 1):
                 turns[number].add(index)
-        for number in range(1, len(generated)):
-            # gemma's twin marks what ends a turn apart from its words.
-            if not turns[number] and generated[number - 1][1] == generated[number][0]:
-                turns[number] = turns[number - 1]
         if len(generated) == len(answers) and all(one <= {i} for one, i in zip(turns, answers, strict=True)):
             # One each: those that show no words of their own are known by their order.
             turns = [{index} for index in answers]
+        else:
+            for number in range(1, len(generated)):
+                # gemma's twin marks what ends a turn apart from its words.
+                if not turns[number] and generated[number - 1][1] == generated[number][0]:
+                    turns[number] = turns[number - 1]
         spans = []
         for (begin, end), holds in zip(generated, turns, strict=True):
             if holds & weighted and holds - weighted:
-                raise self.refusal("marks turns together of which some are not to be trained on")
+                self.refuse("marks turns together of which some are not to be trained on")
             if holds & weighted:
-                begin = self.given(text, begin, end)
-                spans.append((begin, self.trimmed(text, begin, end)))
+                words = min(own[index][0] for index in holds)
+                spans.append((self.given(text, begin, max(begin, words)), self.trimmed(text, begin, end)))
         return spans
 
     def example(self, role: str) -> Message:
@@ -291,10 +292,10 @@ class Template:
             ends = [_tail(ended, turn), (_tail(ended_prompted, turn) or "").removesuffix(opening)]
             fitting = [end for end in ends if end is not None and rest.startswith(end)]
             if not fitting:
-                raise self.refusal("ends a turn in a way that depends on what is not near it")
+                self.refuse("ends a turn in a way that depends on what is not near it")
             spans.append((begin, self.ended(text, own[turn][1], own[turn][1] + len(max(fitting, key=len)))))
         if any(one[1] > other[0] for one, other in pairwise(spans)):
-            raise self.refusal("has turns that overlap")
+            self.refuse("has turns that overlap")
         return spans
 
     def near(self, brief: list[Message], neighbour: int | None, turn: int) -> list[Message]:
@@ -313,16 +314,16 @@ class Template:
             opening = self.prompted[1]
             at = text.rfind(opening, 0, own[turn][0])
             if not opening or at < 0:
-                raise self.refusal("shows nothing of what comes before the first answer")
+                self.refuse("shows nothing of what comes before the first answer")
             return at + len(opening), opening
         gap = text[own[neighbour][1] : own[turn][0]]
         foot, opening = _tail(plain, neighbour), _tail(prompted, neighbour) or ""
         if foot is None or not opening.startswith(foot) or not gap.startswith(foot):
-            raise self.refusal("begins a turn in a way that depends on what is not near it")
+            self.refuse("begins a turn in a way that depends on what is not near it")
         opening = opening[len(foot) :]
         length = self.agreed(gap[len(foot) :], opening)
         if length is None:
-            raise self.refusal("begins a turn otherwise than its generation prompt does")
+            self.refuse("begins a turn otherwise than its generation prompt does")
         # gemma4 writes its header behind results, too, but gives none there.
         return self.given(text, own[neighbour][1] + len(foot) + length, own[turn][0]), opening
 
@@ -330,12 +331,12 @@ class Template:
         """`end` of a turn right behind the token that ends it."""
         if self.ends_turns:
             if not self.added.search(text, last_word, end):
-                raise self.refusal("ends a turn without a token that the model could stop at")
+                self.refuse("ends a turn without a token that the model could stop at")
             return self.trimmed(text, last_word, end)
         # GLM's turns are ended by the token that opens the next one: trl's twin trains on that.
         following = self.added.match(text, end)
         if following is None and text[end:].strip():
-            raise self.refusal("ends turns without a token that the model could stop at")
+            self.refuse("ends turns without a token that the model could stop at")
         return following.end() if following else end
 
     @cached_property
