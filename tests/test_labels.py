@@ -345,6 +345,31 @@ def test_templates_that_are_refused(text: str, complaint: str | None) -> None:
         label(messages, "qwen3", chat_template=text)
 
 
+def test_a_template_without_generation_prompt() -> None:
+    """As Mistral's: what ends the prompt begins the answer, and there is no other turn."""
+    text = """{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}
+{%- elif m.role == 'tool' %}{{ '[TOOL_RESULTS]' + m.content + '[/TOOL_RESULTS]' }}
+{%- elif m.tool_calls %}{{ '[TOOL_CALLS]' + (m.tool_calls | tojson) + '</s>' }}
+{%- elif m.role == 'assistant' %}{{ ' ' + m.content | trim + '</s>' }}{% endif %}{% endfor %}"""
+    mistral = small_tokenizer(["[INST] it is"])
+    mistral.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
+    found = tokenize([m for m in WORK if m["role"] != "system"], None, mistral, chat_template=text)
+    runs = mistral.decode([token if token != IGNORED else 0 for token in found["labels"]]).split("<|endoftext|>")
+    first, second, *others = filter(None, runs)
+    assert [run[:13] + run[-5:] for run in (first, second)] == ["[TOOL_CALLS][]</s>"] * 2
+    assert '{"command": "first"}' in first
+    assert LAST in second
+    assert others == [" Mended.</s>", " Bye!</s>"]
+
+
+def test_tokens_of_a_folder(tmp_path: Path) -> None:
+    tokenizer("qwen3").save_pretrained(tmp_path)
+    tokens = Tokens.of(str(tmp_path))
+    assert tokens.whole(WORK, None) == len(tokenize(WORK, None, tokenizer("qwen3"))["input_ids"])
+    assert tokens.schemas(None) == 0 < tokens.schemas(rows()[0]["tools"])
+    assert tokens.each([]) == []
+
+
 def test_what_cannot_be_labelled() -> None:
     with pytest.raises(AgentRolloutsError, match=r"writes U\+FDD0"):
         label([said("user", "a\ufdd0"), said("assistant", "b")], "qwen3")

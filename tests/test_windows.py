@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_rollouts.distill.windows import (
+    _PRINTED,
+    _TASKS,
     NO_ROOM,
     NOTHING_TO_TRAIN,
     TOO_LARGE,
@@ -75,9 +77,7 @@ def hold(given: Row, found: Windows, max_tokens: int, tokens: Tokens) -> None:
     calls = {call["id"]: i for i, message in enumerate(messages) for call in message.get("tool_calls", ())}
     parted = [{i, calls[m["tool_call_id"]]} for i, m in enumerate(messages) if m.get("tool_call_id") in calls]
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    task = next(
-        (i for i in users if messages[i].get("origin") in (None, "queued", "summary")), users[0] if users else None
-    )
+    task = next((i for i in users if messages[i].get("origin") in _TASKS), users[0] if users else None)
     for number, window in enumerate(found.rows):
         places = [known[message["id"]] for message in window["messages"]]
         assert places == sorted(set(places))
@@ -97,7 +97,7 @@ def hold(given: Row, found: Windows, max_tokens: int, tokens: Tokens) -> None:
                 assert message == before
                 turns[place] += 1
             if message["content"] != before["content"]:
-                assert before["role"] == "tool" or before.get("origin") == "attachment"
+                assert before["role"] == "tool" or before.get("origin") in _PRINTED
                 assert len(message["content"]) < len(before["content"])
                 assert " characters cut …]" in message["content"]
         shown |= set(places)

@@ -100,14 +100,17 @@ def tokenize(
 def training_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """The template that a conversation is written by: the tokenizer's own, or trl's training twin of it.
 
-    The twin marks the model's turns, and shows what the original leaves out of earlier ones (reasoning).
+    The twin marks the model's turns, and shows what the original leaves out of earlier ones (reasoning). Of several
+    named ones the tokenizer's is that for tools.
 
     Raises:
         AgentRolloutsError: the tokenizer has no chat template.
     """
     template = tokenizer.chat_template
     if isinstance(template, dict):
-        template = template.get("tool_use") or template.get("default")
+        if "tool_use" in template:
+            return str(template["tool_use"])
+        template = template.get("default")
     if not template:
         raise AgentRolloutsError(f"{_name(tokenizer)} has no chat template; name a tokenizer that has, or give one")
     if _GENERATION.search(template):
@@ -207,8 +210,9 @@ class Template:
         turns: list[set[int]] = [set() for _ in generated]
         starts = [start for start, _ in generated]
         for index in own.keys() & set(answers):
-            first, last = (bisect_right(starts, at) - 1 for at in (own[index][0], own[index][1] - 1))
-            if first < 0 or any(own[index][place] > generated[one][1] for place, one in enumerate((first, last))):
+            begin, end = own[index]
+            first, last = (bisect_right(starts, at) - 1 for at in (begin, end - 1))
+            if first < 0 or begin >= generated[first][1] or end > generated[last][1]:
                 self.refuse("has {% generation %} marks that leave out words of a turn")
             for number in range(first, last + 1):
                 turns[number].add(index)

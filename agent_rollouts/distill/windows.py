@@ -145,6 +145,10 @@ class _Rendered(Tokens):
         # transformers warns of texts that are longer than the model's context.
         return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
 
+    def schemas(self, tools: Sequence[Mapping[str, JSON]] | None) -> int:
+        ask = [{"role": "user", "content": "x"}]
+        return self.whole(ask, tools) - self.whole(ask, None) if tools else 0
+
     def whole(self, messages: Sequence[Mapping[str, JSON]], tools: Sequence[Mapping[str, JSON]] | None) -> int:
         chat = to_chat(messages, weights=False, **self.options)
         texts, _ = self.template.render([chat], tools)
@@ -257,6 +261,11 @@ class _Cutting:
             while steps[at].is_trained:
                 taken = self.taken(pinned, steps, at, why, limit)
                 if taken is None:
+                    # A template may leave out what was counted, such as earlier reasoning.
+                    alone = _Window(pinned, [], steps[at].indices)
+                    if (size := self.if_it_fits(alone)) is not None:
+                        made.append((alone, size))
+                        break
                     room = limit - self.about(_Window(pinned, [], []))
                     if self.squeeze(steps[at], room):
                         continue
