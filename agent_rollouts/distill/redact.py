@@ -54,6 +54,7 @@ RULES = Path(__file__).with_name("secret_rules.toml")
 
 _VERSION = "1"  # of the code beside the rules
 _PASSES = 8
+_SHORT = 500  # bytes of a text for which one scan before the others pays
 _LONGEST = 4096  # bytes of a quoted value
 _KEY_BLOCK = 32768  # bytes of a private key with its header
 _UNREAD = frozenset({"source_kind", "model", "started_at", "ended_at", "redactions", "redaction_policy"})
@@ -102,6 +103,8 @@ def redact_text(text: str, *, pii: bool = True) -> tuple[str, dict[str, int]]:
     Args:
         pii: whether home folders, e-mail and public IP addresses are replaced, too.
     """
+    if not _spans(_encoded(text), pii, False, None):
+        return text, {}
     return Redactor(pii=pii).text(text)
 
 
@@ -140,7 +143,7 @@ class Redactor:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.pii, self.hosts, self.deny = pii, hosts, _denied(tuple(deny))
-        self.policy = policy(pii=pii, hosts=hosts, deny=deny)
+        self._words = tuple(deny)
         state = state or {"salt": secrets.token_hex(16), "numbers": {}, "values": {}}
         try:
             self._salt = bytes.fromhex(state["salt"])
@@ -148,6 +151,11 @@ class Redactor:
             self._values: dict[str, str] = dict(state["values"])
         except (KeyError, TypeError, ValueError):
             raise AgentRolloutsError("this is no state of a redactor; remove it to begin with new numbers") from None
+
+    @property
+    def policy(self) -> str:
+        """Version of rules, code and options."""
+        return policy(pii=self.pii, hosts=self.hosts, deny=self._words)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -213,13 +221,13 @@ def policy(*, pii: bool = True, hosts: bool = False, deny: Sequence[str] = ()) -
 
     Of the deny list only its length is in it: a hash of few words could be guessed.
     """
-    rules = hashlib.sha256(RULES.read_bytes()).hexdigest()[:12] if not _POLICY else _POLICY[0]
-    _POLICY[:] = [rules]
     options = [name for name, on in (("pii", pii), ("hosts", hosts), (f"deny={len(deny)}", bool(deny))) if on]
-    return "+".join([f"{_VERSION}.{rules}", *options])
+    return "+".join([f"{_VERSION}.{_digest()}", *options])
 
 
-_POLICY: list[str] = []
+@lru_cache(1)
+def _digest() -> str:
+    return hashlib.sha256(RULES.read_bytes()).hexdigest()[:12]
 
 
 class _Pass:
@@ -485,6 +493,8 @@ def _spans(data: bytes, pii: bool, hosts: bool, deny: Any) -> list[_Span]:
     """What is to be replaced: in order, apart, never half a character."""
     rules = _rules()
     spans: list[_Span] = []
+    if len(data) < _SHORT and deny is None and not hosts and rules.any.search(data) is None:
+        return spans
     for match in rules.tokens.finditer(data):
         spans += _tokens(data, match.start(), rules)
     for match in rules.odd.finditer(data):
@@ -537,7 +547,7 @@ def _tokens(data: bytes, at: int, rules: _Rules) -> Iterator[_Span]:
 
 def _odd(data: bytes, at: int, end: int, rules: _Rules) -> Iterator[_Span]:
     for rule in rules.odd_rules:
-        start = at - rule.back
+        start = (at + 2 if data[at] == 92 and data[at + 1] in b"nrt" else at) - rule.back
         if rule.run:
             window = data[max(0, at - 200) : at]
             start = at - len(window) + len(window.rstrip(rule.run))
@@ -574,7 +584,9 @@ def _checked(data: bytes, at: int, rule: _Rule) -> Iterator[_Span]:
 
 
 def _is_token(value: bytes, body: bytes) -> bool:
-    return len(set(body)) >= 6 and not _is_placeholder(value) and not _is_wordy(body)
+    if len(set(body)) < 6 or _is_placeholder(value):
+        return False
+    return sum(48 <= byte <= 57 for byte in body) >= 2 or body.isupper() or not _is_wordy(body)
 
 
 def _is_jwt(value: bytes) -> bool:
@@ -629,21 +641,17 @@ def _assignment(data: bytes, at: int, end: int, rules: _Rules) -> Iterator[_Span
     before = data[max(0, at - 60) : at]
     head = len(before) - len(before.rstrip(_NAME))
     begin = _after_escape(data, at - head) if head < 60 else at
-    begin = min(begin, at)
     name = data[begin:end]
     name = name[: len(name) - len(name.lstrip(_NAME))].strip(b".-_")
     between = data[begin + len(name) : end]
     if (begin and data[begin - 1] in b"[$") and rules.placeholder.match(data, begin - 1):
         return
-    if end < len(data) and data[end] in b"=~" or rules.stays.search(name):
+    if end < len(data) and data[end] in b"=~":
         return
     if data[end - 1] in _QUOTES and b"," in between:
         end -= 1
         while data[end - 1] == 92:
             end -= 1
-    matched = rules.kind_of(data[at:end])
-    if matched is None:
-        return
     style = "bare"
     separator = between.strip()
     if b">" in separator and b"=" not in separator:
@@ -669,8 +677,19 @@ def _assignment(data: bytes, at: int, end: int, rules: _Rules) -> Iterator[_Span
         return
     if not quoted and separator[:1] in (b'"', b"\\") and value.isdigit():
         return  # a number in JSON must stay one
-    if _is_literal(matched, name, value, "quoted" if quoted else style, after):
-        yield _Span(start, stop, matched, 3)
+    kind = _judged(data[max(at, begin) : end], name, value, "quoted" if quoted else style, after)
+    if kind is not None:
+        yield _Span(start, stop, kind, 3)
+
+
+@lru_cache(65536)
+def _judged(found: bytes, name: bytes, value: bytes, style: str, after: bytes) -> str | None:
+    """The kind of secret that NAME = VALUE holds, if any. Code repeats itself, and so do logs."""
+    rules = _rules()
+    if len(value) < 5 or (style in ("bare", "yaml") and value.isalpha() and len(value) < 16) or rules.stays.search(name):
+        return None
+    kind = rules.kind_of(found)
+    return kind if kind and _is_literal(kind, name, value, style, after) else None
 
 
 def _value(data: bytes, at: int, style: str) -> tuple[int, int, bool]:
@@ -819,12 +838,9 @@ def _is_placeholder(value: bytes) -> bool:
 
 @lru_cache(65536)
 def _is_wordy(value: bytes) -> bool:
-    """Whether a value is made of words and numbers: on average three letters between changes of their kind.
-
-    Drawn letters change every one or two.
-    """
-    parts = _rules().humps.findall(value)
-    return not parts or sum(map(len, parts)) >= 3 * len(parts)
+    """Whether seven of ten letters stand in words (three of a case) or numbers; of drawn letters four of ten do."""
+    letters = sum(byte in _ALNUM for byte in value)
+    return 10 * sum(map(len, _rules().words.findall(value))) >= 7 * letters
 
 
 def _entropy(value: bytes) -> float:
@@ -863,10 +879,11 @@ def _personal(data: bytes, at: int, end: int, rules: _Rules) -> Iterator[_Span]:
     elif b"sers" in found or b"ome" in found or b"Settings" in found:
         yield from _home(data, at, end, rules)
     elif b":" in found:
-        if _is_public(found, rules):
-            yield _Span(at, end, "IP", 4)
+        start = at + 2 if data[at] == 92 else at
+        if _is_public(data[start:end], rules):
+            yield _Span(start, end, "IP", 4)
     else:
-        start = _after_escape(data, at)
+        start = at + 2 if data[at] == 92 else at
         if _is_address(data, start, end) and _is_public(data[start:end], rules):
             yield _Span(start, end, "IP", 4)
 
@@ -993,13 +1010,15 @@ class _Rules:
             starts = entry.get("starts", [])
             pattern = expand(entry["pattern"])
             rule = _Rule(
-                entry["kind"], pattern, check=entry.get("check", ""), back=entry.get("back", 0), run=entry.get("run", ""),
+                entry["kind"], pattern.removeprefix(r"\b"), check=entry.get("check", ""), back=entry.get("back", 0), run=entry.get("run", ""),
                 rank=1 if not starts or entry["kind"] in ("JWT", "PRIVATE_KEY", "KEY_DATA", "WEBHOOK") else 2,
             )  # fmt: skip
             keys = [_literal(start) for start in starts]
             if not starts or not all(keys):
                 self.odd_rules.append(rule)
                 scan = "|".join(starts) or entry.get("scan", pattern)
+                if scan.startswith(r"\b"):
+                    scan = rf"(?:\b|\\[nrt]){scan[2:]}"
                 odd.append(f"(?i:{scan})" if entry.get("fold") else f"(?:{scan})")
                 continue
             for start, key in zip(starts, keys, strict=True):
@@ -1034,10 +1053,12 @@ class _Rules:
         self.generic = _compiled(r"user[0-9]*|[0-9._-]+|.*\$.*")
         self.ip_stays = frozenset(pii["ipv4_stays"] + pii["ipv6_stays"])
         self.host = _compiled(pii["host"])
+        scans = (self.tokens, self.odd, self.assignments, self.personal)
+        self.any = _compiled(b"|".join(scan.pattern for scan in scans))
 
         self.placeholder = _compiled(r"\[[A-Z][A-Z0-9_]*_[0-9]+\]")
         self.bare = _compiled(r"[^\s\"'`\\<>,;]+(?:,[^\s\"'`\\<>,;]+)*")
-        self.humps = _compiled(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+        self.words = _compiled(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}|\b[0-9]+\b|[0-9]{4,}")
         self.dotted = _compiled(r"[A-Za-z_$][\w$]*(?:(?:\??\.|::|->)[A-Za-z_$][\w$]*)+(?:[!?]|\[.*)?")
         self.code = _compiled(
             r"\(\)|=>|\(\?|\\[dws]|\[a-z|\[A-Z|\[0-9|^\^|\.\*|\$\{|\{\{|\}\}|&&|\|\||://[^:@]*$|^data:|^sha[0-9]+[-:]|^<|>$|::"
@@ -1083,12 +1104,12 @@ def _literal(start: str) -> bytes | None:
     return found.lower().encode() if len(found) == 3 else None
 
 
-def _compiled(pattern: str) -> Any:
+def _compiled(pattern: str | bytes) -> Any:
     # Bytes: nothing is decoded, and what is no UTF-8 matches as well.
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.max_mem = 256 << 20
-    return re2.compile(pattern.encode("latin-1", "strict") if pattern.isascii() else pattern.encode(), options)
+    return re2.compile(pattern.encode() if isinstance(pattern, str) else pattern, options)
 
 
 @lru_cache(1)
