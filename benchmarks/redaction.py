@@ -71,11 +71,23 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("google api key", "AIza" + of(URLSAFE, 35))
     add("google oauth secret", "GOCSPX-" + of(URLSAFE, 28))
     add("google access token", "ya29." + of(URLSAFE, 120))
-    add("gcp service account", pem("PRIVATE KEY").replace("\n", "\\n"), '{"type": "service_account", "private_key": "{}\\n"}')
-    add("azure storage key", b64(64), "DefaultEndpointsProtocol=https;AccountName=acc;AccountKey={};EndpointSuffix=core.windows.net")
+    add(
+        "gcp service account",
+        pem("PRIVATE KEY").replace("\n", "\\n"),
+        '{"type": "service_account", "private_key": "{}\\n"}',
+    )
+    add(
+        "azure storage key",
+        b64(64),
+        "DefaultEndpointsProtocol=https;AccountName=acc;AccountKey={};EndpointSuffix=core.windows.net",
+    )
     add("azure sas", of(BASE62, 40) + "%3D", "https://acc.blob.core.windows.net/c?sv=2022-11-02&ss=b&sig={}")
     add("azure client secret", of(BASE62, 3) + "8Q~" + of(URLSAFE, 34), "client secret: {}")
-    add("azure service bus", b64(32), "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey={}")
+    add(
+        "azure service bus",
+        b64(32),
+        "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey={}",
+    )
     for prefix in ("ghp", "gho", "ghu", "ghs", "ghr"):
         add(f"github {prefix}", f"{prefix}_" + of(BASE62, 36))
     add("github fine-grained", "github_pat_" + of(BASE62, 22) + "_" + of(BASE62, 59))
@@ -84,7 +96,11 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("bitbucket", "ATBB" + of(BASE62, 32))
     add("slack bot", f"xoxb-{of(string.digits, 12)}-{of(string.digits, 12)}-{of(BASE62, 24)}")
     add("slack app", f"xapp-1-A{of(UPPER, 10)}-{of(string.digits, 13)}-{of(HEX, 64)}")
-    add("slack webhook", f"T{of(UPPER, 10)}/B{of(UPPER, 10)}/{of(BASE62, 24)}", "curl -d x https://hooks.slack.com/services/{}")
+    add(
+        "slack webhook",
+        f"T{of(UPPER, 10)}/B{of(UPPER, 10)}/{of(BASE62, 24)}",
+        "curl -d x https://hooks.slack.com/services/{}",
+    )
     add("discord bot", f"M{of(BASE62, 23)}.{of(BASE62, 6)}.{of(URLSAFE, 38)}")
     add("discord webhook", f"{of(string.digits, 18)}/{of(URLSAFE, 68)}", "https://discord.com/api/webhooks/{}")
     add("telegram", f"{rng.randrange(10**9, 10**10)}:AA{of(URLSAFE, 33)}")
@@ -118,7 +134,11 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("crates.io", "cio" + of(BASE62, 32))
     add("nuget", "oy2" + of(LOWER, 43))
     add("docker hub", "dckr_pat_" + of(URLSAFE, 27))
-    add("docker config", base64.b64encode(f"bot:{word()}".encode()).decode(), '{"auths": {"https://index.docker.io/v1/": {"auth": "{}"}}}')
+    add(
+        "docker config",
+        base64.b64encode(f"bot:{word()}".encode()).decode(),
+        '{"auths": {"https://index.docker.io/v1/": {"auth": "{}"}}}',
+    )
     add("terraform", of(BASE62, 14) + ".atlasv1." + of(BASE62, 67))
     add("vault", "hvs." + of(URLSAFE, 95))
     add("databricks", "dapi" + of(HEX, 32))
@@ -149,7 +169,9 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("ec key", pem("EC PRIVATE KEY", 2))
     add("pgp key", pem("PGP PRIVATE KEY BLOCK", 20))
     add("truncated key", pem("RSA PRIVATE KEY").rsplit("\n", 3)[0], "{}\n... output truncated")
-    add("key with line numbers", "\n".join(f"{n:6}\t{line}" for n, line in enumerate(pem("PRIVATE KEY").split("\n"), 1)))
+    add(
+        "key with line numbers", "\n".join(f"{n:6}\t{line}" for n, line in enumerate(pem("PRIVATE KEY").split("\n"), 1))
+    )
     add("jwt", jwt, "Set token {} in the store")
     add("bearer header", of(URLSAFE, 48), "curl -H 'Authorization: Bearer {}' https://api.acme.dev")
     add("basic header", base64.b64encode(f"svc:{word()}".encode()).decode(), "Authorization: Basic {}")
@@ -190,7 +212,11 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("windows home folder", "m" + of(string.ascii_lowercase, 9), "C:\\Users\\{}\\AppData")
     add("claude folder", "m" + of(string.ascii_lowercase, 9), "~/.claude/projects/-Users-{}-code-app")
     add("e-mail", f"{of(string.ascii_lowercase, 7)}.{of(string.ascii_lowercase, 5)}@gmail.com", "Author: X <{}>")
-    add("ip", f"{rng.choice((34, 52, 91, 185))}.{rng.randrange(30, 250)}.{rng.randrange(250)}.{rng.randrange(1, 250)}", "ssh root@{}")
+    add(
+        "ip",
+        f"{rng.choice((34, 52, 91, 185))}.{rng.randrange(30, 250)}.{rng.randrange(250)}.{rng.randrange(1, 250)}",
+        "ssh root@{}",
+    )
     add("ipv6", f"2a01:4f8:{of(HEX[1:], 4)}:{of(HEX[1:], 4)}::1", "from {} port 22")
     return made
 
@@ -340,7 +366,9 @@ def speed(name: str, texts: list[str]) -> None:
     for text in texts:
         counts.update(redact_text(text)[1])
     spent = time.process_time() - began
-    print(f"{name:20} {size / 1e6:8.1f} MB {len(texts):9,} texts {size / 1e6 / spent:8.1f} MB/s, {sum(counts.values()):,} replaced")
+    print(
+        f"{name:20} {size / 1e6:8.1f} MB {len(texts):9,} texts {size / 1e6 / spent:8.1f} MB/s, {sum(counts.values()):,} replaced"
+    )
 
 
 def main() -> None:

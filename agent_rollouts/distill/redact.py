@@ -24,9 +24,11 @@ import ipaddress
 import os
 import secrets
 import sys
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from math import log2
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -46,6 +48,7 @@ else:
     import tomli as tomllib
 
 Row: TypeAlias = Mapping[str, Any]
+_Key: TypeAlias = "tuple[str, str | None]"
 
 FEATURES = {"redactions": Json(), "redaction_policy": Value("string")}
 """The columns that a redacted row has more."""
@@ -119,9 +122,7 @@ def find(text: str, *, pii: bool = True, hosts: bool = False, deny: Sequence[str
     spans = _spans(data, pii, hosts, _denied(tuple(deny)))
     if len(data) == len(text):
         return [Finding(span.kind, span.start, span.end) for span in spans]
-    return [
-        Finding(span.kind, len(_decoded(data[: span.start])), len(_decoded(data[: span.end]))) for span in spans
-    ]
+    return [Finding(span.kind, len(_decoded(data[: span.start])), len(_decoded(data[: span.end]))) for span in spans]
 
 
 class Redactor:
@@ -191,12 +192,14 @@ class Redactor:
         """The text redacted, and how many of each kind were replaced."""
         pass_ = _Pass(self)
         pass_.note(text, None)
+        pass_.scan()
         return pass_.replace(text, None), dict(pass_.counts)
 
     def row(self, row: Row) -> dict[str, Any]:
         """The row with every text redacted; messages, tools and the like may be objects or their JSON text."""
         pass_ = _Pass(self)
         _walk_row(row, pass_.note)
+        pass_.scan()
         found = _walk_row(row, pass_.replace)
         return {**found, "redactions": dict(sorted(pass_.counts.items())), "redaction_policy": self.policy}
 
@@ -204,8 +207,9 @@ class Redactor:
         """What stands for a value: the one that it has, or a new one of this kind."""
         if kind in ("EMAIL", "HOST", "DENIED"):
             value = value.lower()
-        name = hashlib.blake2b(value, key=self._salt, digest_size=12, person=kind[:16].encode()
-                               if kind in _PERSONAL else b"").hexdigest()
+        name = hashlib.blake2b(
+            value, key=self._salt, digest_size=12, person=kind[:16].encode() if kind in _PERSONAL else b""
+        ).hexdigest()
         if name not in self._values:
             self._numbers[kind] += 1
             number = self._numbers[kind]
@@ -237,32 +241,39 @@ class _Pass:
         self.redactor = redactor
         self.counts: Counter[str] = Counter()
         self.known: dict[bytes, str] = {}
-        self.found: dict[tuple[str, str | None], list[_Span]] = {}
+        self.texts: dict[_Key, None] = {}
+        self.found: dict[_Key, list[_Span]] = {}
 
     def note(self, text: str, context: str | None) -> str:
-        if (text, context) not in self.found and text:
-            data, spans = self._look(_encoded(text), context)
-            self.found[text, context] = spans
-            self._learn(data, spans)
+        self.texts[text, context] = None
         return text
 
+    def scan(self) -> None:
+        """Look through all that was noted."""
+        redactor = self.redactor
+        texts = _Texts(self.texts)
+        self.found = texts.spans(redactor.pii, redactor.hosts, redactor.deny)
+        for (text, _), spans in self.found.items():
+            self._learn(_encoded(text), spans)
+        for value in self.known:
+            for key in texts.holding(value):
+                self.found.setdefault(key, [])
+
     def replace(self, text: str, context: str | None) -> str:
-        spans = self.found.get((text, context), [])
-        if not spans and not self.known:
+        spans = self.found.get((text, context))
+        if spans is None:
             return text
         data = before = _encoded(text)
         for number in range(_PASSES):
             if number:
-                data, spans = self._look(data, context)
+                redactor = self.redactor
+                spans = _in_context(data, context, redactor.pii, redactor.hosts, redactor.deny)
             spans = _settled([*spans, *self._again(data)])
             if not spans:
                 break
             self._learn(data, spans)
             data = self._put(data, spans)
         return text if data == before else _decoded(data)
-
-    def _look(self, data: bytes, context: str | None) -> tuple[bytes, list[_Span]]:
-        return data, _in_context(data, context, self.redactor.pii, self.redactor.hosts, self.redactor.deny)
 
     def _learn(self, data: bytes, spans: list[_Span]) -> None:
         for span in spans:
@@ -299,6 +310,43 @@ class _Pass:
         return b"".join([*parts, data[at:]])
 
 
+class _Texts:
+    """Texts (each with what names it), one behind the other, so that one scan tells which need a closer look."""
+
+    def __init__(self, keys: Iterable[_Key]) -> None:
+        self.keys = list(keys)
+        parts = [_encoded(text) for text, _ in self.keys]
+        self.data = b"\0".join(parts)
+        self.starts = list(accumulate((len(part) + 1 for part in parts), initial=0))
+
+    def spans(self, pii: bool, hosts: bool, deny: Any) -> dict[_Key, list[_Span]]:
+        """What is found, by text; only those with something."""
+        gated = deny is None and not hosts
+        wanted = self._hits(_rules().any.search) if gated else range(len(self.keys))
+        named = (index for index, (_, context) in enumerate(self.keys) if context is not None)
+        found = {}
+        for index in sorted({*wanted, *named}):
+            data = self.data[self.starts[index] : self.starts[index + 1] - 1]
+            if spans := _in_context(data, self.keys[index][1], pii, hosts, deny):
+                found[self.keys[index]] = spans
+        return found
+
+    def holding(self, value: bytes) -> Iterator[_Key]:
+        """Texts that hold a value."""
+        at = self.data.find(value)
+        while at >= 0:
+            index = bisect_right(self.starts, at) - 1
+            yield self.keys[index]
+            at = self.data.find(value, self.starts[index + 1])
+
+    def _hits(self, search: Callable[[bytes, int], Any]) -> Iterator[int]:
+        match = search(self.data, 0)
+        while match is not None:
+            index = bisect_right(self.starts, match.start()) - 1
+            yield index
+            match = search(self.data, self.starts[index + 1]) if index + 1 < len(self.keys) else None
+
+
 def _folder_name(name: bytes) -> bytes:
     return name.replace(b".", b"-").replace(b"_", b"-")
 
@@ -309,19 +357,18 @@ def audit_rows(
     """What redaction would still replace in rows: nothing, where it has been done with the same options."""
     words = _denied(tuple(deny))
     for number, row in enumerate(rows):
-        found: list[Place] = []
-        column = ""
-
-        def look(text: str, context: str | None, number: int = number, found: list[Place] = found) -> str:
-            data = _encoded(text)
-            for span in _in_context(data, context, pii, hosts, words):
-                value = _decoded(data[span.start : span.end])
-                found.append(Place(file, number, column, span.kind, masked(value)))
-            return text
-
         for column, value in row.items():
-            _walk_column(column, value, look)
-        yield from found
+            noted: dict[_Key, None] = {}
+
+            def note(text: str, context: str | None, noted: dict[_Key, None] = noted) -> str:
+                noted[text, context] = None
+                return text
+
+            _walk_column(column, value, note)
+            for (text, _), spans in _Texts(noted).spans(pii, hosts, words).items():
+                data = _encoded(text)
+                for span in spans:
+                    yield Place(file, number, column, span.kind, masked(_decoded(data[span.start : span.end])))
 
 
 def audit_files(paths: Iterable[str | os.PathLike[str]], **options: Any) -> Iterator[Place]:
@@ -441,9 +488,7 @@ def _walk(value: JSON, visit: Visit, context: str | None) -> JSON:
         # {"name": "DB_PASSWORD", "value": …}, as in tasks of ECS and of Kubernetes
         named = next((value[key] for key in ("name", "key", "Name", "Key") if isinstance(value.get(key), str)), None)
         return {
-            visit(key, None): _walk(
-                item, visit, _context(named if named and key in ("value", "Value") else key)
-            )
+            visit(key, None): _walk(item, visit, _context(named if named and key in ("value", "Value") else key))
             for key, item in value.items()
         }
     if isinstance(value, list):
@@ -490,11 +535,13 @@ def _in_context(data: bytes, context: str | None, pii: bool, hosts: bool, deny: 
 
 
 def _spans(data: bytes, pii: bool, hosts: bool, deny: Any) -> list[_Span]:
-    """What is to be replaced: in order, apart, never half a character."""
+    """What is to be replaced, in order and apart."""
+    if len(data) < 6 and deny is None:
+        return []
+    if len(data) < _SHORT and deny is None and not hosts and _is_clean(data):
+        return []
     rules = _rules()
     spans: list[_Span] = []
-    if len(data) < _SHORT and deny is None and not hosts and rules.any.search(data) is None:
-        return spans
     for match in rules.tokens.finditer(data):
         spans += _tokens(data, match.start(), rules)
     for match in rules.odd.finditer(data):
@@ -514,6 +561,12 @@ def _spans(data: bytes, pii: bool, hosts: bool, deny: Any) -> list[_Span]:
             if _starts_word(data, start) and (end == len(data) or data[end] not in _ALNUM):
                 spans.append(_Span(start, end, "DENIED", 0))
     return _settled([span for span in spans if not rules.placeholder.fullmatch(data[span.start : span.end])])
+
+
+@lru_cache(65536)
+def _is_clean(data: bytes) -> bool:
+    """Whether nothing begins in a short text: one scan in place of four, none when it is seen again."""
+    return _rules().any.search(data) is None
 
 
 def _settled(spans: list[_Span]) -> list[_Span]:
@@ -584,7 +637,8 @@ def _checked(data: bytes, at: int, rule: _Rule) -> Iterator[_Span]:
 
 
 def _is_token(value: bytes, body: bytes) -> bool:
-    if len(set(body)) < 6 or _is_placeholder(value):
+    rules = _rules()
+    if len(set(body)) < 6 or value in rules.examples or rules.token_parts.search(value):
         return False
     return sum(48 <= byte <= 57 for byte in body) >= 2 or body.isupper() or not _is_wordy(body)
 
@@ -686,7 +740,11 @@ def _assignment(data: bytes, at: int, end: int, rules: _Rules) -> Iterator[_Span
 def _judged(found: bytes, name: bytes, value: bytes, style: str, after: bytes) -> str | None:
     """The kind of secret that NAME = VALUE holds, if any. Code repeats itself, and so do logs."""
     rules = _rules()
-    if len(value) < 5 or (style in ("bare", "yaml") and value.isalpha() and len(value) < 16) or rules.stays.search(name):
+    if (
+        len(value) < 5
+        or (style in ("bare", "yaml") and value.isalpha() and len(value) < 16)
+        or rules.stays.search(name)
+    ):
         return None
     kind = rules.kind_of(found)
     return kind if kind and _is_literal(kind, name, value, style, after) else None
@@ -736,12 +794,19 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
         return False
     if any(byte <= 32 for byte in value):
         return False
-    if style != "quoted" and (value[0] in b"$%{[(<*&!|" and style not in ("env", "query", "flag", "yaml")
-                              or b"(" in value or value[0] in b"$[{(|" or rules.dotted.fullmatch(value)):
+    if style != "quoted" and (
+        value[0] in b"$%{[(<*&!|"
+        and style not in ("env", "query", "flag", "yaml")
+        or b"(" in value
+        or value[0] in b"$[{(|"
+        or rules.dotted.fullmatch(value)
+    ):
         return False
     if value.lower() in name.lower():
         return False
     is_env = style == "env" and name.isupper()
+    if name.lower() == b"pass" and style in ("yaml", "bare", "prose"):
+        return False  # --- PASS: TestLogin
     if kind == "PASSWORD" or (kind == "SECRET" and style in ("quoted", "env") and not value.isalnum()):
         if _is_password(value, style, after, is_env):
             return True
@@ -772,7 +837,9 @@ def _is_password(value: bytes, style: str, after: bytes, is_env: bool) -> bool:
             return digits and (letters or len(value) >= 6) or len(value) >= 12 or not _is_wordy(value)
         if style == "bare" or after in (b",", b")", b";", b"(") and style not in ("quoted", "query"):
             return digits and letters and not _is_wordy(value) and len(value) >= 8
-        return (digits and letters and len(value) >= 6) or (len(value) >= 10 and not _is_wordy(value))
+        if digits and letters and len(value) >= 6:
+            return True
+        return style in ("quoted", "query", "element") and len(value) >= 10 and not _is_wordy(value)
     if rules.separated.fullmatch(value):
         return is_env and len(value) >= 12 or not _is_wordy(value) and digits
     return len(value) >= 6 and (letters or digits)
@@ -790,16 +857,23 @@ def _is_random(value: bytes) -> bool:
 
 
 def _is_flag(value: bytes) -> bool:
-    return not _is_placeholder(value) and not _rules().code.search(value) and value[0] not in b"$-<{(%" and (
-        len(value) >= 5 and not _rules().path.match(value) and _is_password(value, "flag", b"", True)
+    return (
+        not _is_placeholder(value)
+        and not _rules().code.search(value)
+        and value[0] not in b"$-<{(%"
+        and (len(value) >= 5 and not _rules().path.match(value) and _is_password(value, "flag", b"", True))
     )
 
 
 def _is_bearer(value: bytes) -> bool:
     if _is_placeholder(value) or _rules().code.search(value) or _rules().dotted.fullmatch(value):
         return False
-    return not _is_wordy(value) and (len(value) >= 12 or any(48 <= b <= 57 for b in value)) or len(value) >= 24 and (
-        any(48 <= b <= 57 for b in value) and not _rules().path.match(value))
+    return (
+        not _is_wordy(value)
+        and (len(value) >= 12 or any(48 <= b <= 57 for b in value))
+        or len(value) >= 24
+        and (any(48 <= b <= 57 for b in value) and not _rules().path.match(value))
+    )
 
 
 def _is_url_password(value: bytes) -> bool:
@@ -840,7 +914,8 @@ def _is_placeholder(value: bytes) -> bool:
 def _is_wordy(value: bytes) -> bool:
     """Whether seven of ten letters stand in words (three of a case) or numbers; of drawn letters four of ten do."""
     letters = sum(byte in _ALNUM for byte in value)
-    return 10 * sum(map(len, _rules().words.findall(value))) >= 7 * letters
+    words = _rules().long_words if len(value) >= 20 else _rules().words
+    return 10 * sum(map(len, words.findall(value))) >= 7 * letters
 
 
 def _entropy(value: bytes) -> float:
@@ -891,27 +966,33 @@ def _personal(data: bytes, at: int, end: int, rules: _Rules) -> Iterator[_Span]:
 def _home(data: bytes, at: int, end: int, rules: _Rules) -> Iterator[_Span]:
     found = data[at:end]
     if found[:1] in (b"/", b"-", b"%") and not _starts_word(data, at):
-        drive = at >= 2 and data[at - 2] == 47 and (at < 3 or data[at - 3] not in _ALNUM)
-        if not drive and not data[max(0, at - 11) : at].endswith((b"/var", b"/export", b"/usr", b"/host", b"%3A", b"%20")):
+        drive = at >= 2 and data[at - 2] == 47  # /c/Users, /mnt/c/Users
+        if not drive and not data[max(0, at - 11) : at].endswith(
+            (b"/var", b"/export", b"/usr", b"/host", b"%3A", b"%20")
+        ):
             return
     if found[:1] in (b"/", b"-") and at and data[at - 1] in b"._-~)]}$":
         return
-    match = rules.home_name.match(data, end)
-    if match is None:
-        return
-    name = match.group()
-    if found.endswith(b"-"):
-        name = name.partition(b"-")[0]
-    elif b"\\" in found:
-        spaced = rules.home_spaced.match(data, end)
-        name = spaced.group(1) if spaced else name
+    if found[:1] == b"-":
+        cut = found.index(b"-", 1) + 1
+        name = found[cut:].partition(b"-")[0]
+    else:
+        cut = max(found.rfind(b"/"), found.rfind(b"\\"), found.rfind(b"%2F") + 2) + 1
+        name = found[cut:]
+        if b"\\" in found and data[end : end + 1] == b" " and (more := rules.home_more.match(data, end)):
+            name += more.group()[:-1]
     name = name.rstrip(b".-")
+    if _is_person(name):
+        yield _Span(at + cut, at + cut + len(name), "USER", 4)
+
+
+@lru_cache(4096)
+def _is_person(name: bytes) -> bool:
+    rules = _rules()
     low = name.lower()
     if not name or low in rules.home_stays or rules.generic.fullmatch(low) or low.endswith(_FILE_ENDS):
-        return
-    if _rules().values.fullmatch(name) or rules.parts.search(name):
-        return
-    yield _Span(end, end + len(name), "USER", 4)
+        return False
+    return not rules.values.fullmatch(name) and not rules.parts.search(name)
 
 
 def _is_distinctive(name: bytes) -> bool:
@@ -1005,7 +1086,7 @@ class _Rules:
                     if rule not in bucket:
                         bucket.append(rule)
                     # Two more letters of what follows keep words out that merely begin so.
-                    bound.append(re2.escape(head) + ("[A-Za-z0-9]{4}" if len(head) < 5 else ""))
+                    bound.append(re2.escape(head) + ("[A-Za-z0-9_+/-]{4}" if len(head) < 5 else ""))
         for entry in source["rule"]:
             starts = entry.get("starts", [])
             pattern = expand(entry["pattern"])
@@ -1043,12 +1124,12 @@ class _Rules:
         self.stays = _compiled(stays["names"])
         self.values = _compiled(stays["values"])
         self.parts = _compiled(stays["parts"])
+        self.token_parts = _compiled(stays["token_parts"])
         self.examples = frozenset(example.encode() for example in stays["examples"])
         pii = source["pii"]
-        self.personal = _compiled("|".join((pii["home"], pii["email"], pii["ipv4"], pii["ipv6"])))
+        self.personal = _compiled("|".join((pii["home"] + pii["home_name"], pii["email"], pii["ipv4"], pii["ipv6"])))
         self.email_stays = _compiled(pii["email_stays"])
-        self.home_name = _compiled(pii["home_name"])
-        self.home_spaced = _compiled(rf"({pii['home_name']}(?: [A-Z][A-Za-z0-9._-]{{0,30}}){{1,2}})\\")
+        self.home_more = _compiled(r"(?: [A-Z][A-Za-z0-9._-]{0,30}){1,2}\\")
         self.home_stays = frozenset(name.encode() for name in pii["home_stays"])
         self.generic = _compiled(r"user[0-9]*|[0-9._-]+|.*\$.*")
         self.ip_stays = frozenset(pii["ipv4_stays"] + pii["ipv6_stays"])
@@ -1058,12 +1139,15 @@ class _Rules:
 
         self.placeholder = _compiled(r"\[[A-Z][A-Z0-9_]*_[0-9]+\]")
         self.bare = _compiled(r"[^\s\"'`\\<>,;]+(?:,[^\s\"'`\\<>,;]+)*")
-        self.words = _compiled(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}|\b[0-9]+\b|[0-9]{4,}")
+        self.long_words = _compiled(r"[A-Z]?[a-z]{4,}|[A-Z]{4,}|\bv?[0-9]+\b")
+        self.words = _compiled(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}|\bv?[0-9]+\b")
         self.dotted = _compiled(r"[A-Za-z_$][\w$]*(?:(?:\??\.|::|->)[A-Za-z_$][\w$]*)+(?:[!?]|\[.*)?")
         self.code = _compiled(
             r"\(\)|=>|\(\?|\\[dws]|\[a-z|\[A-Z|\[0-9|^\^|\.\*|\$\{|\{\{|\}\}|&&|\|\||://[^:@]*$|^data:|^sha[0-9]+[-:]|^<|>$|::"
         )
-        self.path = _compiled(r"(?:\.{0,2}/|~/|@/|[A-Za-z]:[\\/])[\w.@~-]+(?:[/.]|$)|[a-z0-9_.-]+/[a-z0-9_./-]+\.[a-z]{2,4}$|https?://")
+        self.path = _compiled(
+            r"(?:\.{0,2}/|~/|@/|[A-Za-z]:[\\/])[\w.@~-]+(?:[/.]|$)|[a-z0-9_.-]+/[a-z0-9_./-]+\.[a-z]{2,4}$|https?://"
+        )
         self.date = _compiled(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
         self.hash = _compiled(r"[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128}")
         self.uuid = _compiled(r"(?i)[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -1072,7 +1156,9 @@ class _Rules:
         lines = r"(?:(?:[ \t\r\n]|\\+[nrt])[ \t>|+-]*(?:[0-9]{1,6}(?:\xe2\x86\x92|\t|\\+t|:|\|)[ \t]*)?[\"'+ ]*)"
         self.key_line = _compiled(r"[A-Za-z0-9+/]{16,}")
         headers = r"(?:[A-Z][A-Za-z-]{2,20}: [^\r\n\\]{1,100}|)"
-        self.key_lines = _compiled(rf"(?:{lines}+{headers})*(?:{lines}*[A-Za-z0-9+/]{{12,}}={{0,2}})(?:{lines}+[\"' ]*[A-Za-z0-9+/]{{12,}}={{0,2}})*(?:{lines}{{1,2}}[A-Za-z0-9+/]+={{1,2}})?")
+        self.key_lines = _compiled(
+            rf"(?:{lines}+{headers})*(?:{lines}*[A-Za-z0-9+/]{{12,}}={{0,2}})(?:{lines}+[\"' ]*[A-Za-z0-9+/]{{12,}}={{0,2}})*(?:{lines}{{1,2}}[A-Za-z0-9+/]+={{1,2}})?"
+        )
         self.key_lines_before = _compiled(rf"[A-Za-z0-9+/]{{16,}}(?:{lines}+[A-Za-z0-9+/]+={{0,2}})*{lines}*$")
         self.key_end = _compiled(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 
