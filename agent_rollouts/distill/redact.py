@@ -106,9 +106,13 @@ def redact_text(text: str, *, pii: bool = True) -> tuple[str, dict[str, int]]:
     Args:
         pii: whether home folders, e-mail and public IP addresses are replaced, too.
     """
-    if not _spans(_encoded(text), pii, False, None):
+    spans = _spans(_encoded(text), pii, False, None)
+    if not spans:
         return text, {}
-    return Redactor(pii=pii).text(text)
+    pass_ = _Pass(Redactor(pii=pii))
+    pass_.found[text, None] = spans
+    pass_.learn()
+    return pass_.replace(text, None), dict(pass_.counts)
 
 
 def redact(row: Row) -> dict[str, Any]:
@@ -253,11 +257,15 @@ class _Pass:
         redactor = self.redactor
         texts = _Texts(self.texts)
         self.found = texts.spans(redactor.pii, redactor.hosts, redactor.deny)
-        for (text, _), spans in self.found.items():
-            self._learn(_encoded(text), spans)
+        self.learn()
         for value in self.known:
             for key in texts.holding(value):
                 self.found.setdefault(key, [])
+
+    def learn(self) -> None:
+        """Remember the values that were found."""
+        for (text, _), spans in self.found.items():
+            self._learn(_encoded(text), spans)
 
     def replace(self, text: str, context: str | None) -> str:
         spans = self.found.get((text, context))
