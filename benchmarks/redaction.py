@@ -285,14 +285,14 @@ def look_alikes(rng: random.Random) -> dict[str, str]:
         "docs key": "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
         "public key": f"-----BEGIN PUBLIC KEY-----\n{of(BASE64, 64)}\n-----END PUBLIC KEY-----",
         "ssh public": f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{of(BASE64, 43)} host",
-        "uv lock": f'{{ url = "https://files.pythonhosted.org/packages/{sha[:2]}/{sha256[:60]}/x.whl", hash = "sha256:{sha256}" }}',
+        "uv lock": f'{{ url = "https://files.acme.dev/packages/{sha[:2]}/{sha256[:60]}/x.whl", hash = "sha256:{sha256}" }}',
         "cache key": f"cacheKey: {sha256}\nkey: linux-node-{sha256}",
         "etag": f'etag: W/"{of(HEX, 32)}"\nx-request-id: {uuid}',
         "jwt doc": "Authorization: Bearer <token>; the JWT looks like header.payload.signature",
         "i18n": 'password: "Enter your password", apiKey: "API key is required", token: t("auth.token")',
         "destructuring": "const { token, password, apiKey = defaultApiKey } = useAuth();",
         "sql": "CREATE TABLE u (password VARCHAR(255) NOT NULL, token TEXT UNIQUE, api_key CHAR(40));",
-        "argparse": 'parser.add_argument("--password", help="the password"); parser.add_argument("--api-key", default=None)',
+        "argparse": 'parser.add_argument("--password", help="the password"); parser.add_argument("--api-key")',
         "pydantic": "password: SecretStr = Field(..., min_length=8)\ntoken: Annotated[str, Depends(oauth2_scheme)]",
         "usage": "usage: tool [--token TOKEN] [--password PASSWORD] [-u USER:PASS]",
     }  # fmt: skip
@@ -367,7 +367,8 @@ def speed(name: str, texts: list[str]) -> None:
         counts.update(redact_text(text)[1])
     spent = time.process_time() - began
     print(
-        f"{name:20} {size / 1e6:8.1f} MB {len(texts):9,} texts {size / 1e6 / spent:8.1f} MB/s, {sum(counts.values()):,} replaced"
+        f"{name:16} {size / 1e6:8.1f} MB {len(texts):9,} texts {size / 1e6 / spent:8.1f} MB/s, "
+        f"{sum(counts.values()):,} replaced"
     )
 
 

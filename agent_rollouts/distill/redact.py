@@ -27,6 +27,7 @@ import sys
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import accumulate
 from math import log2
@@ -36,7 +37,7 @@ from typing import Any, NamedTuple, TypeAlias
 import orjson
 import pyarrow.parquet as pq
 import re2
-from datasets import Json, Value
+from datasets import Features, Json, Value
 
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.events import JSON
@@ -50,7 +51,7 @@ else:
 Row: TypeAlias = Mapping[str, Any]
 _Key: TypeAlias = "tuple[str, str | None]"
 
-FEATURES = {"redactions": Json(), "redaction_policy": Value("string")}
+COLUMNS = {"redactions": Json(), "redaction_policy": Value("string")}
 """The columns that a redacted row has more."""
 
 RULES = Path(__file__).with_name("secret_rules.toml")
@@ -129,6 +130,11 @@ def find(text: str, *, pii: bool = True, hosts: bool = False, deny: Sequence[str
     return [Finding(span.kind, len(_decoded(data[: span.start])), len(_decoded(data[: span.end]))) for span in spans]
 
 
+def features(of: Features) -> Features:
+    """Features of rows when they are redacted: `rows.map(redact, features=features(rows.features))`."""
+    return Features({**of, **COLUMNS})
+
+
 class Redactor:
     """Redacts rows so that a value has one placeholder in all rows that it sees.
 
@@ -149,7 +155,8 @@ class Redactor:
     ) -> None:
         self.pii, self.hosts, self.deny = pii, hosts, _denied(tuple(deny))
         self._words = tuple(deny)
-        state = state or {"salt": secrets.token_hex(16), "numbers": {}, "values": {}}
+        if state is None:
+            state = {"salt": secrets.token_hex(16), "numbers": {}, "values": {}}
         try:
             self._salt = bytes.fromhex(state["salt"])
             self._numbers: Counter[str] = Counter(state["numbers"])
@@ -465,14 +472,10 @@ def _walk_message(message: Any, visit: Visit) -> Any:
 
 
 def _walk_call(call: Any, visit: Visit) -> Any:
-    match call:
-        case {"function": {"arguments": arguments, **function}, **rest}:
-            found = {**rest, "function": {**function, "arguments": _walk(arguments, visit, None)}}
-            # The keys in their order.
-            found = {key: found[key] for key in call}
-            found["function"] = {key: found["function"][key] for key in call["function"]}
-            return found
-    return call
+    if not isinstance(call, dict) or not isinstance(function := call.get("function"), dict):
+        return call
+    arguments = _walk(function.get("arguments"), visit, None)
+    return {**call, "function": {**function, "arguments": arguments} if arguments is not None else function}
 
 
 def _walk_media(medium: Any, visit: Visit) -> Any:
@@ -481,10 +484,8 @@ def _walk_media(medium: Any, visit: Visit) -> Any:
     found = {**medium, "path": visit(medium["path"], None)} if medium.get("path") else dict(medium)
     kind, data = medium.get("media_type") or "", medium.get("bytes")
     if data and (kind.startswith("text/") or kind.endswith(("json", "xml", "yaml", "toml", "x-sh", "javascript"))):
-        try:
+        with suppress(UnicodeDecodeError):
             found["bytes"] = visit(data.decode(), None).encode()
-        except UnicodeDecodeError:
-            pass
     return found
 
 
@@ -654,7 +655,7 @@ def _is_token(value: bytes, body: bytes) -> bool:
 def _is_jwt(value: bytes) -> bool:
     rules = _rules()
     parts = value.split(b".")
-    if any(part in rules.examples for part in parts) or rules.parts.search(value) and b"..." in value:
+    if any(part in rules.examples for part in parts) or (rules.parts.search(value) and b"..." in value):
         return False
     if parts[1].startswith(b"eyJ"):
         return True
@@ -683,7 +684,7 @@ def _key_block(data: bytes, start: int, end: int) -> Iterator[_Span]:
         body = rules.key_lines_before.search(data[low:start])
         begun = data.rfind(b"PRIVATE KEY", low, start)
         if body and not (begun >= 0 and begun >= low + body.start() - 80):
-            yield _Span(low + body.start(), end, "PRIVATE_KEY", 0)
+            yield _Span(_after_escape(data, low + body.start()), end, "PRIVATE_KEY", 0)
         return
     block = data[end : end + _KEY_BLOCK]
     close = rules.key_end.search(block)
@@ -720,7 +721,7 @@ def _assignment(data: bytes, at: int, end: int, rules: _Rules) -> Iterator[_Span
         if not begin or data[begin - 1] != 60:
             return
         style = "element"
-    elif separator.endswith(b"is") or separator.endswith(b"is:"):
+    elif separator.endswith((b"is", b"is:")):
         style = "prose"
     elif begin >= 2 and data[begin - 2 : begin] == b"--" and not separator:
         style = "flag"
@@ -803,8 +804,7 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
     if any(byte <= 32 for byte in value):
         return False
     if style != "quoted" and (
-        value[0] in b"$%{[(<*&!|"
-        and style not in ("env", "query", "flag", "yaml")
+        (value[0] in b"$%{[(<*&!|" and style not in ("env", "query", "flag", "yaml"))
         or b"(" in value
         or value[0] in b"$[{(|"
         or rules.dotted.fullmatch(value)
@@ -842,14 +842,14 @@ def _is_password(value: bytes, style: str, after: bytes, is_env: bool) -> bool:
         return len(value) >= 8 and digits and letters and (not plain or not _is_wordy(value))
     if plain:
         if is_env or style == "flag":
-            return digits and (letters or len(value) >= 6) or len(value) >= 12 or not _is_wordy(value)
-        if style == "bare" or after in (b",", b")", b";", b"(") and style not in ("quoted", "query"):
+            return (digits and (letters or len(value) >= 6)) or len(value) >= 12 or not _is_wordy(value)
+        if style == "bare" or (after in (b",", b")", b";", b"(") and style not in ("quoted", "query")):
             return digits and letters and not _is_wordy(value) and len(value) >= 8
         if digits and letters and len(value) >= 6:
             return True
         return style in ("quoted", "query", "element") and len(value) >= 10 and not _is_wordy(value)
     if rules.separated.fullmatch(value):
-        return is_env and len(value) >= 12 or not _is_wordy(value) and digits
+        return (is_env and len(value) >= 12) or (not _is_wordy(value) and digits)
     return len(value) >= 6 and (letters or digits)
 
 
@@ -859,9 +859,13 @@ def _is_random(value: bytes) -> bool:
         return False
     lower, upper = any(97 <= b <= 122 for b in value), any(65 <= b <= 90 for b in value)
     digits = sum(48 <= byte <= 57 for byte in value)
-    if not ((lower or upper) and digits or (lower and upper and len(value) >= 16)):
+    if not (((lower or upper) and digits) or (lower and upper and len(value) >= 16)):
         return len(value) >= 24 and digits == len(value)
     return _entropy(value) >= (2.5 if len(value) < 16 else 2.9)
+
+
+def _is_mixed(value: bytes) -> bool:
+    return _is_random(value) and not value.islower() and not value.isupper()
 
 
 def _is_flag(value: bytes) -> bool:
@@ -876,11 +880,8 @@ def _is_flag(value: bytes) -> bool:
 def _is_bearer(value: bytes) -> bool:
     if _is_placeholder(value) or _rules().code.search(value) or _rules().dotted.fullmatch(value):
         return False
-    return (
-        not _is_wordy(value)
-        and (len(value) >= 12 or any(48 <= b <= 57 for b in value))
-        or len(value) >= 24
-        and (any(48 <= b <= 57 for b in value) and not _rules().path.match(value))
+    return (not _is_wordy(value) and (len(value) >= 12 or any(48 <= b <= 57 for b in value))) or (
+        len(value) >= 24 and (any(48 <= b <= 57 for b in value) and not _rules().path.match(value))
     )
 
 
@@ -894,10 +895,14 @@ def _is_url_password(value: bytes) -> bool:
     )
 
 
+def _is_no_placeholder(value: bytes) -> bool:
+    return not _is_placeholder(value)
+
+
 _CHECKS: dict[str, Callable[[bytes], bool]] = {
-    "": lambda value: not _is_placeholder(value),
+    "": _is_no_placeholder,
     "random": _is_random,
-    "mixed": lambda value: _is_random(value) and not value.islower() and not value.isupper(),
+    "mixed": _is_mixed,
     "password": _is_url_password,
     "flag": _is_flag,
     "bearer": _is_bearer,
@@ -956,9 +961,10 @@ def _personal(data: bytes, at: int, end: int, rules: _Rules) -> Iterator[_Span]:
         start = _after_escape(data, at)
         email = data[start:end]
         local = email.partition(b"@")[0]
-        if local.strip(b".-") and not rules.email_stays.search(email) and data[end : end + 1] not in (b"(", b":", b"/"):
-            if not rules.placeholder.search(email) and data[max(0, start - 3) : start] != b"://":
-                yield _Span(start, end, "EMAIL", 4)
+        stays = rules.email_stays.search(email) or rules.placeholder.search(email)
+        # git@host:path, scp's
+        if local.strip(b".-") and not stays and data[end : end + 1] not in (b"(", b":", b"/"):
+            yield _Span(start, end, "EMAIL", 4)
     elif b"sers" in found or b"ome" in found or b"Settings" in found:
         yield from _home(data, at, end, rules)
     elif b":" in found:
@@ -1014,8 +1020,6 @@ def _is_address(data: bytes, start: int, end: int) -> bool:
     """Whether four numbers are an address and not a version, a section or a part of a longer number."""
     before, after = data[max(0, start - 24) : start], data[end : end + 2]
     if before[-1:] in (b".", b"-", b"v", b"^", b"~", b"_", b"+") or before[-2:] in (b"==", b">=", b"<=", b"~=", b"@"):
-        return False
-    if (before[-1:] == b"@" and before[-2:-1] not in b"") and not before[-2:-1].isalnum():
         return False
     if before[-1:] == b"/" and before[-2:-1] not in (b"/", b"") and before[-2:-1].isalnum():
         return False  # Chrome/120.0.6099.5
@@ -1103,7 +1107,7 @@ class _Rules:
                 rank=1 if not starts or entry["kind"] in ("JWT", "PRIVATE_KEY", "KEY_DATA", "WEBHOOK") else 2,
             )  # fmt: skip
             keys = [_literal(start) for start in starts]
-            if not starts or not all(keys):
+            if not starts or None in keys:
                 self.odd_rules.append(rule)
                 scan = "|".join(starts) or entry.get("scan", pattern)
                 if scan.startswith(r"\b"):
@@ -1111,7 +1115,7 @@ class _Rules:
                 odd.append(f"(?i:{scan})" if entry.get("fold") else f"(?:{scan})")
                 continue
             for start, key in zip(starts, keys, strict=True):
-                bucket = self.buckets.setdefault(key, [])
+                bucket = self.buckets.setdefault(key or b"", [])
                 if rule not in bucket:
                     bucket.append(rule)
                 (loose if entry.get("loose") else bound).append(f"(?i:{start})" if entry.get("fold") else start)
