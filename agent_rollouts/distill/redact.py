@@ -752,7 +752,7 @@ def _judged(found: bytes, name: bytes, value: bytes, style: str, after: bytes) -
     if (
         len(value) < 5
         or (style in ("bare", "yaml") and value.isalpha() and len(value) < 16)
-        or rules.stays.search(name)
+        or rules.stays.search(rules.hump.sub(rb"\1_\2", name))
     ):
         return None
     kind = rules.kind_of(found)
@@ -807,7 +807,7 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
         (value[0] in b"$%{[(<*&!|" and style not in ("env", "query", "flag", "yaml"))
         or b"(" in value
         or value[0] in b"$[{(|"
-        or rules.dotted.fullmatch(value)
+        or rules.dotted.fullmatch(value) and _is_wordy(value)
     ):
         return False
     if value.lower() in name.lower():
@@ -820,11 +820,11 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
             return True
         if kind == "PASSWORD":
             return False
-    strong = rules.strong.search(name) is not None
+    strong = rules.strong.search(name) is not None or kind == "AWS_SECRET_KEY"
     least = 16 if not strong or style == "prose" else 8 if kind == "SECRET" or style in ("env", "quoted") else 10
     if len(value) < least or (not strong and (rules.hash.fullmatch(value) or rules.uuid.fullmatch(value))):
         return False
-    if rules.path.match(value) or rules.date.match(value):
+    if rules.date.match(value) or (rules.path.match(value) and (len(value) < 32 or _is_wordy(value))):
         return False
     if style in ("bare", "yaml") and after in (b",", b")", b";", b"(") and len(value) < 16:
         return False
@@ -925,10 +925,10 @@ def _is_placeholder(value: bytes) -> bool:
 
 @lru_cache(65536)
 def _is_wordy(value: bytes) -> bool:
-    """Whether seven of ten letters stand in words (three of a case) or numbers; of drawn letters four of ten do."""
+    """Whether eight of ten letters stand in words (three of a case) or numbers; of drawn letters four of ten do."""
     letters = sum(byte in _ALNUM for byte in value)
     words = _rules().long_words if len(value) >= 20 else _rules().words
-    return 10 * sum(map(len, words.findall(value))) >= 7 * letters
+    return 10 * sum(map(len, words.findall(value))) >= 8 * letters
 
 
 def _entropy(value: bytes) -> float:
@@ -1134,6 +1134,7 @@ class _Rules:
         self.strong = _compiled(assignment["strong"])
         stays = source["stays"]
         self.stays = _compiled(stays["names"])
+        self.hump = _compiled(r"([a-z0-9])([A-Z])")
         self.values = _compiled(stays["values"])
         self.parts = _compiled(stays["parts"])
         self.token_parts = _compiled(stays["token_parts"])
