@@ -285,7 +285,7 @@ def look_alikes(rng: random.Random) -> dict[str, str]:
         "docs key": "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
         "public key": f"-----BEGIN PUBLIC KEY-----\n{of(BASE64, 64)}\n-----END PUBLIC KEY-----",
         "ssh public": f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{of(BASE64, 43)} host",
-        "uv lock": f'{{ url = "https://files.acme.dev/packages/{sha[:2]}/{sha256[:60]}/x.whl", hash = "sha256:{sha256}" }}',
+        "uv lock": f'{{ url = "https://files.acme.dev/packages/{sha[:2]}/{sha256[:60]}/x", hash = "sha256:{sha256}" }}',
         "cache key": f"cacheKey: {sha256}\nkey: linux-node-{sha256}",
         "etag": f'etag: W/"{of(HEX, 32)}"\nx-request-id: {uuid}',
         "jwt doc": "Authorization: Bearer <token>; the JWT looks like header.payload.signature",

@@ -62,11 +62,35 @@ def test_look_alikes_stay(kind: str, form: str) -> None:
         (r"\nmarta.meier@gmail.com\n185.77.31.9\n", r"\n[EMAIL_1]\n[IP_1]\n"),
         (f"grün {TOKEN} → ü", "grün [GITHUB_TOKEN_1] → ü"),
         (f"\ud800 {TOKEN}", "\ud800 [GITHUB_TOKEN_1]"),
-        ("--- PASS: TestLogin_WrongPassword", "--- PASS: TestLogin_WrongPassword"),
+        (f"<Password>{PASSWORD}!</Password>", "<Password>[PASSWORD_1]</Password>"),
+        (f"MYSQL_ROOT_PASSWORD={PASSWORD}", "MYSQL_ROOT_PASSWORD=[PASSWORD_1]"),
+        (f"ENCRYPTION_KEY={'0a1b2c3d' * 4}", "ENCRYPTION_KEY=[SECRET_1]"),
+        (rf"\npm_{TOKEN[4:]}", rf"\npm_{TOKEN[4:]}"),  # a new line and pm_
     ],
 )
 def test_text(before: str, after: str) -> None:
     assert redact_text(before)[0] == after
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--- PASS: TestLogin_WrongPassword",
+        "restore-keys: linux-turbo-.github/abc-2024-12a",
+        "organizationUrlKey = environment?.organizationUrlKey",
+        '"secret": "…"',
+        "sessionId=123e4567-e89b-12d3-a456-426614174000",
+        "POSTGRES_PASSWORD_FILE=/run/secrets/db_password",
+        'key: "user-profile-settings", sortKey="createdAt"',
+        "password = data.aws_secretsmanager_secret_version.db.secret_string",
+        "Authorization: Bearer YOUR_ACCESS_TOKEN",
+        "docker run -p 8080:80 x; ssh -p 2222 deploy@host; mkdir -p src/a",
+        "OID 1.3.6.1.4.1.311, Chrome/120.0.0.0, v25.3.1.2, std::vector<int> 2001:db8::1",
+    ],
+)
+def test_stays(text: str) -> None:
+    for form in FORMS.values():
+        assert redact_text(form(text)) == (form(text), {})
 
 
 def test_pii_is_an_option() -> None:

@@ -71,7 +71,22 @@ _WORD = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
 _NAME = _WORD + b".-"
 _ALNUM = frozenset(_WORD[:-1])
 _BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
-_FILE_ENDS = (b".ts", b".tsx", b".js", b".jsx", b".html", b".htm", b".php", b".py", b".css", b".md", b".vue", b".json")
+_FILE_ENDS = (
+    b".ts",
+    b".tsx",
+    b".js",
+    b".jsx",
+    b".html",
+    b".htm",
+    b".php",
+    b".py",
+    b".css",
+    b".md",
+    b".vue",
+    b".json",
+    b".aspx",
+    b".cs",
+)
 
 
 class Finding(NamedTuple):
@@ -627,6 +642,8 @@ def _checked(data: bytes, at: int, rule: _Rule) -> Iterator[_Span]:
     if rule.check == "pem":
         yield from _key_block(data, start, end)
         return
+    if _after_escape(data, start) > start:
+        return
     value = data[start:end]
     if rule.check == "token":
         if end < len(data) and data[end] in _ALNUM:
@@ -701,6 +718,8 @@ def _key_block(data: bytes, start: int, end: int) -> Iterator[_Span]:
 
 def _assignment(data: bytes, at: int, end: int, rules: _Rules) -> Iterator[_Span]:
     """NAME = VALUE: what names it, how it stands there, and whether it is a literal."""
+    if end == len(data) or data[end] in b"=~(){}[]<>,;$|":
+        return
     before = data[max(0, at - 60) : at]
     head = len(before) - len(before.rstrip(_NAME))
     begin = _after_escape(data, at - head) if head < 60 else at
@@ -708,8 +727,6 @@ def _assignment(data: bytes, at: int, end: int, rules: _Rules) -> Iterator[_Span
     name = name[: len(name) - len(name.lstrip(_NAME))].strip(b".-_")
     between = data[begin + len(name) : end]
     if (begin and data[begin - 1] in b"[$") and rules.placeholder.match(data, begin - 1):
-        return
-    if end < len(data) and data[end] in b"=~":
         return
     if data[end - 1] in _QUOTES and b"," in between:
         end -= 1
@@ -791,7 +808,12 @@ def _value(data: bytes, at: int, style: str) -> tuple[int, int, bool]:
     if style == "query":
         cut = data.find(b"&", at, stop)
         stop = cut if cut >= 0 else stop
-    while stop > at and data[stop - 1] in b".,:)]}!?" and not (data[stop - 1] in b"!?" and style == "env"):
+    while (
+        style != "element"
+        and stop > at
+        and data[stop - 1] in b".,:)]}!?"
+        and not (data[stop - 1] in b"!?" and style == "env")
+    ):
         stop -= 1
     return at, stop, False
 
@@ -807,7 +829,8 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
         (value[0] in b"$%{[(<*&!|" and style not in ("env", "query", "flag", "yaml"))
         or b"(" in value
         or value[0] in b"$[{(|"
-        or rules.dotted.fullmatch(value) and _is_wordy(value)
+        or (rules.dotted.fullmatch(value)
+        and sum(48 <= byte <= 57 for byte in value) < 2)
     ):
         return False
     if value.lower() in name.lower():
@@ -849,7 +872,10 @@ def _is_password(value: bytes, style: str, after: bytes, is_env: bool) -> bool:
             return True
         return style in ("quoted", "query", "element") and len(value) >= 10 and not _is_wordy(value)
     if rules.separated.fullmatch(value):
-        return (is_env and len(value) >= 12) or (not _is_wordy(value) and digits)
+        numbers = sum(48 <= byte <= 57 for byte in value)
+        if style in ("env", "query", "flag") and len(value) >= 8 and letters and numbers >= 2:
+            return True
+        return (is_env and len(value) >= 12) or (digits and letters and (numbers >= 3 or not _is_wordy(value)))
     return len(value) >= 6 and (letters or digits)
 
 
@@ -862,6 +888,10 @@ def _is_random(value: bytes) -> bool:
     if not (((lower or upper) and digits) or (lower and upper and len(value) >= 16)):
         return len(value) >= 24 and digits == len(value)
     return _entropy(value) >= (2.5 if len(value) < 16 else 2.9)
+
+
+def _is_session(value: bytes) -> bool:
+    return _is_random(value) and not _rules().uuid.fullmatch(value)
 
 
 def _is_mixed(value: bytes) -> bool:
@@ -903,6 +933,7 @@ _CHECKS: dict[str, Callable[[bytes], bool]] = {
     "": _is_no_placeholder,
     "random": _is_random,
     "mixed": _is_mixed,
+    "session": _is_session,
     "password": _is_url_password,
     "flag": _is_flag,
     "bearer": _is_bearer,
@@ -1102,10 +1133,9 @@ class _Rules:
         for entry in source["rule"]:
             starts = entry.get("starts", [])
             pattern = expand(entry["pattern"])
-            rule = _Rule(
-                entry["kind"], pattern.removeprefix(r"\b"), check=entry.get("check", ""), back=entry.get("back", 0), run=entry.get("run", ""),
-                rank=1 if not starts or entry["kind"] in ("JWT", "PRIVATE_KEY", "KEY_DATA", "WEBHOOK") else 2,
-            )  # fmt: skip
+            certain = not starts or entry["kind"] in ("JWT", "PRIVATE_KEY", "KEY_DATA", "WEBHOOK")
+            options = {name: entry[name] for name in ("check", "back", "run") if name in entry}
+            rule = _Rule(entry["kind"], pattern.removeprefix(r"\b"), rank=1 if certain else 2, **options)
             keys = [_literal(start) for start in starts]
             if not starts or None in keys:
                 self.odd_rules.append(rule)
@@ -1156,7 +1186,7 @@ class _Rules:
         self.words = _compiled(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}|\bv?[0-9]+\b")
         self.dotted = _compiled(r"[A-Za-z_$][\w$]*(?:(?:\??\.|::|->)[A-Za-z_$][\w$]*)+(?:[!?]|\[.*)?")
         self.code = _compiled(
-            r"\(\)|=>|\(\?|\\[dws]|\[a-z|\[A-Z|\[0-9|^\^|\.\*|\$\{|\{\{|\}\}|&&|\|\||://[^:@]*$|^data:|^sha[0-9]+[-:]|^<|>$|::"
+            r"^(?:\\+u[0-9a-f]{4})+$|\(\)|=>|\(\?|\\[dws]|\[a-z|\[A-Z|\[0-9|^\^|\.\*|\$\{|\{\{|\}\}|&&|\|\||://[^:@]*$|^data:|^sha[0-9]+[-:]|^<|>$|::"
         )
         self.path = _compiled(
             r"(?:\.{0,2}/|~/|@/|[A-Za-z]:[\\/])[\w.@~-]+(?:[/.]|$)|[a-z0-9_.-]+/[a-z0-9_./-]+\.[a-z]{2,4}$|https?://"
@@ -1169,8 +1199,10 @@ class _Rules:
         lines = r"(?:(?:[ \t\r\n]|\\+[nrt])[ \t>|+-]*(?:[0-9]{1,6}(?:\xe2\x86\x92|\t|\\+t|:|\|)[ \t]*)?[\"'+ ]*)"
         self.key_line = _compiled(r"[A-Za-z0-9+/]{16,}")
         headers = r"(?:[A-Z][A-Za-z-]{2,20}: [^\r\n\\]{1,100}|)"
+        line = rf"{lines}+[\"' ]*[A-Za-z0-9+/]{{12,}}={{0,2}}"
+        last = rf"{lines}{{1,2}}[A-Za-z0-9+/]+={{1,2}}"
         self.key_lines = _compiled(
-            rf"(?:{lines}+{headers})*(?:{lines}*[A-Za-z0-9+/]{{12,}}={{0,2}})(?:{lines}+[\"' ]*[A-Za-z0-9+/]{{12,}}={{0,2}})*(?:{lines}{{1,2}}[A-Za-z0-9+/]+={{1,2}})?"
+            rf"(?:{lines}+{headers})*(?:{lines}*[A-Za-z0-9+/]{{12,}}={{0,2}})(?:{line})*(?:{last})?"
         )
         self.key_lines_before = _compiled(rf"[A-Za-z0-9+/]{{16,}}(?:{lines}+[A-Za-z0-9+/]+={{0,2}})*{lines}*$")
         self.key_end = _compiled(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
