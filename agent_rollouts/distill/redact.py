@@ -637,8 +637,7 @@ def _checked(data: bytes, at: int, rule: _Rule) -> Iterator[_Span]:
     match = rule.pattern.match(data, at)
     if match is None:
         return
-    group = 1 if rule.pattern.groups else 0
-    start, end = match.span(group)
+    start, end = match.span(rule.group)
     if rule.check == "pem":
         yield from _key_block(data, start, end)
         return
@@ -829,8 +828,7 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
         (value[0] in b"$%{[(<*&!|" and style not in ("env", "query", "flag", "yaml"))
         or b"(" in value
         or value[0] in b"$[{(|"
-        or (rules.dotted.fullmatch(value)
-        and sum(48 <= byte <= 57 for byte in value) < 2)
+        or (rules.dotted.fullmatch(value) and sum(48 <= byte <= 57 for byte in value) < 2)
     ):
         return False
     if value.lower() in name.lower():
@@ -1095,6 +1093,7 @@ class _Rule:
                  head: Sequence[str] = ()) -> None:  # fmt: skip
         self.kind, self.check, self.rank, self.back = kind, check, rank, back
         self.pattern = _compiled(pattern)
+        self.group = min(self.pattern.groups, 1)
         self.run = bytes(byte for byte in range(128) if run and _compiled(run).fullmatch(bytes([byte])))
         self._heads = sorted((text.encode() for text in head), key=len, reverse=True)
 
