@@ -187,7 +187,10 @@ class Source:
         if self._is_alone or "::" in self.path:
             return None
         scheme, separator, path = self.path.rpartition("://")
-        found = Source(scheme + separator + posixpath.normpath(posixpath.join(posixpath.dirname(path), name)))
+        place = posixpath.normpath(posixpath.join(posixpath.dirname(path), name))
+        if separator and place.partition("/")[0] != path.partition("/")[0]:
+            return None  # above the host or bucket there is nothing
+        found = Source(scheme + separator + place)
         return found if found.stamp is not None else None
 
     def names_beside(self) -> list[str]:
