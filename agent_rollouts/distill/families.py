@@ -98,6 +98,7 @@ class _Kept:
     parent: str | None
     is_sidechain: bool
     is_window: bool
+    is_nameless: bool
     started_at: str
     spawned_by: str | None
     agent_type: str | None
@@ -155,7 +156,8 @@ class Families:
         name = key(row)
         meta = row.get("source_meta") or {}
         meta = orjson.loads(meta) if isinstance(meta, str) else meta
-        turns, chain, kinds = _turns(row["messages"], name.source_kind, _is_nameless(name, meta))
+        is_nameless = _is_nameless(name, meta)
+        turns, chain, kinds = _turns(row["messages"], name.source_kind, is_nameless)
         chain = turns if turns == chain else chain
         # A Claude Code file that begins with another session's records says whose they are.
         copied = [one for one in meta.get("session_ids") or () if one != name.trace_id.partition("#")[0]]
@@ -165,6 +167,7 @@ class Families:
             parent=row.get("parent_trace_id") or (copied[-1] if copied and not row.get("is_sidechain") else None),
             is_sidechain=bool(row.get("is_sidechain")),
             is_window=any("segment" in note for note in meta.get("compactions") or ()),
+            is_nameless=is_nameless,
             started_at=row.get("started_at") or "",
             spawned_by=meta.get("spawned_by") if isinstance(meta.get("spawned_by"), str) else None,
             agent_type=next((meta[k] for k in ("agent_type", "agent_role") if isinstance(meta.get(k), str)), None),
@@ -288,7 +291,7 @@ def _by_family(verdicts: Mapping[Key, Verdict]) -> list[list[Key]]:
     return [sorted(names, key=lambda name: (verdicts[name].family_role != "root", name)) for names in families.values()]
 
 
-_SAVED = ("root", "parent", "is_sidechain", "is_window", "started_at", "spawned_by", "agent_type")
+_SAVED = ("root", "parent", "is_sidechain", "is_window", "is_nameless", "started_at", "spawned_by", "agent_type")
 
 
 # -- what names a message ---------------------------------------------------------------------------
@@ -341,8 +344,12 @@ def _is_nameless(name: Key, meta: Mapping[str, Any]) -> bool:
     """Whether the row has no id of its source's: none of a kind that has them, and its file's name instead."""
     if name.source_kind == "codex":
         return not meta.get("cli_version")
-    stem = posixpath.basename(name.source_path.replace("\\", "/")).split(".")[0]
+    stem = _stem(name)
     return name.source_kind in _NAMELESS or bool(stem and name.trace_id.startswith(stem))
+
+
+def _stem(name: Key) -> str:
+    return posixpath.basename(name.source_path.replace("\\", "/")).split(".")[0]
 
 
 def _marked(message: Any, is_copy: bool) -> Any:
@@ -370,7 +377,9 @@ class _Settlement:
         self._join_exports(lengths)
         self.places: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for index, row in enumerate(rows):
-            self.places[row.key.source_kind, _base(row)].append(index)
+            # Some name a parent by its file.
+            for name in {row.key.trace_id, _stem(row.key)} if _base(row) == row.key.trace_id else ():
+                self.places[row.key.source_kind, name].append(index)
         self.links = [self._parent(index) for index in range(len(rows))]
         self.family = self._families()
         self.owner_of, self.owned = self._owners()
@@ -379,7 +388,7 @@ class _Settlement:
         """Rows without any id take the names of equal prefixes of rows with ids: they are exports of them."""
         chain = _joined(row.chain for row in self.rows)
         # Where no message has an id, a turn is named by all that was said up to it.
-        bare = np.array([row.turns is row.chain for row in self.rows])
+        bare = np.array([row.is_nameless and row.turns is row.chain for row in self.rows])
         is_bare = np.repeat(bare, lengths)
         named = np.flatnonzero(~is_bare & (self.kinds & _SYSTEM == 0))
         if not len(named) or not bare.any():
@@ -400,7 +409,8 @@ class _Settlement:
 
     def _named(self, index: int, name: str) -> int | None:
         row = self.rows[index]
-        found = [one for one in self.places.get((row.key.source_kind, name), ()) if self.rows[one].key.trace_id == name]
+        found = [one for one in self.places.get((row.key.source_kind, name), ()) if one != index]
+        found = [one for one in found if self.rows[one].key.trace_id == name] or found
         near = [one for one in found if _folder(self.rows[one]) == _folder(row)]
         # Of copies in several folders the one beside is meant; a name that people give may mean any of them.
         found = near or (found if len(found) == 1 or _is_long(name) else [])
@@ -567,7 +577,9 @@ class _Settlement:
             return "root"
         if row.is_sidechain:
             return "subagent"
-        before = [int(self.owner_of[self.starts[index] + i]) for i in spoken if i < first]
+        # Equal prompts make no fork.
+        telling = [int(self.starts[index] + i) for i in spoken if i < first]
+        before = [int(self.owner_of[i]) for i in telling if self.kinds[i] & (_MODEL | _TELLS)]
         lenders = {owner for owner in before if owner >= 0}
         if row.is_window and _base(row) != row.key.trace_id:
             return "continued"
