@@ -216,6 +216,14 @@ def test_an_export_without_ids_is_a_copy() -> None:
     }
 
 
+def test_prompts_with_one_id_must_say_the_same() -> None:
+    """Invented sessions count their ids from one."""
+    rows = [session("one", "q1", "a1", kind="claude_code"), session("two", "q2", "a2", kind="claude_code")]
+    for row in rows:
+        row["messages"][0]["id"] = "00000000-0000-4000-8000-000000000001"
+    assert len({v.family_id for v in settled(rows).values()}) == 2
+
+
 def test_names_that_people_give_mean_their_folder() -> None:
     rows = [
         session("main", *A),

@@ -8,7 +8,7 @@ turn is owned by one of them; the others keep it as context, with weight 0. Thre
     verdicts = families.settle()                # who owns what
     rows = (own(row, verdicts[key(row)]) for row in rows if verdicts[key(row)].owned_from is not None)
 
-Two messages are the same turn by their source's id (a short one only with equal content), else by
+Two messages are the same turn by their source's id (answers by a long one alone), else by
 exact equality of all that was said up to them since the last message with an id (role, text, calls,
 results; not ids, not times, not system prompts). Rows are of one family when one names the other
 (parent, root session, the session ids that a Claude Code file copies, the same id in two files), when they
@@ -320,7 +320,9 @@ def _turns(messages: Iterable[Any], kind: str, is_nameless: bool) -> tuple[array
             results += 1
             turn = xxh3_64_intdigest(results.to_bytes(4, "little"), seed=asked)
         elif isinstance(id, str) and len(id) >= _LONG:
-            turn, bits = _digest(kind, id), bits | _TELLS
+            # An answer may have grown since it was copied, a prompt has not.
+            turn = _digest(kind, id) if role == "assistant" else xxh3_64_intdigest(text, seed=_digest(kind, id))
+            bits |= _TELLS
         elif isinstance(id, str) and not id.isdecimal():
             turn = xxh3_64_intdigest(text, seed=_digest(kind, id))
             bits |= _TELLS if role == "assistant" else 0
