@@ -1,0 +1,367 @@
+"""Evidence: what the log itself proves of how a rollout ended.
+
+    row = evidence(row)     # + outcome, outcome_evidence, tool_error_count, error_recoveries, loop_count
+
+`RULES` is the whole of it: which call, column or words a rule understands, and what it says. A rule reads the
+result of a call that it understands (`calls`, `shell`, `runners`), or the last words of the user, or a column;
+none searches the transcript. Later counts more than earlier: of a run of tests only its last state is kept
+(red, then green, is green), a green run that was followed by an edit proves nothing of the result, and what the
+user calls wrong is not proved right by what came before. Where evidence is missing or disagrees, the outcome is
+unknown.
+
+Uses `messages`, `source_kind`, `cwd`, `reward` and `completed` of a row, and no other stage's columns.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from datasets import Features, List, Value
+
+from agent_rollouts.distill import runners
+from agent_rollouts.distill.calls import Call, Row, calls, repeated
+from agent_rollouts.features import PROMPT_ORIGINS
+
+OUTCOMES = ("success", "failure", "interrupted", "unknown")
+
+EVIDENCE_FEATURES = Features(
+    {
+        "outcome": Value("string"),
+        "outcome_evidence": List({"kind": Value("string"), "message_index": Value("int64"), "value": Value("string")}),
+        "tool_error_count": Value("int64"),
+        "error_recoveries": List({"failed": Value("int64"), "recovered": Value("int64")}),
+        "loop_count": Value("int64"),
+    }
+)
+"""The columns that `evidence` adds."""
+
+COLUMNS = {
+    "outcome": "what the log proves of the end: success, failure, interrupted; else unknown",
+    "outcome_evidence": "what that rests on: kind (see the rules), message index (null for a column), value",
+    "tool_error_count": "calls whose result says that they failed; refused ones are not among them",
+    "error_recoveries": "from a failed call's message to the result with which the same goal was reached",
+    "loop_count": "calls made three times or more with the same result and nothing new in between",
+}
+
+
+class Rule(NamedTuple):
+    """What a kind of evidence rests on, and what it says of the outcome."""
+
+    kind: str
+    accepts: str
+    says: str
+
+
+RULES = (
+    Rule("reward", "the row's `reward`, of a verifier", "success from 1 on, failure at 0 and below; nothing overrules it"),
+    Rule("completed", "the row's `completed`", "failure when false and nobody broke off; true proves no success"),
+    Rule("user_interrupted", "the note that the user stopped the agent, or a call stopped while it ran, and no answer after it", "interrupted"),
+    Rule("call_refused", "the calls of the last answer, all refused by the user", "interrupted"),
+    Rule("api_error", "an error of the model's service in the place of the last answer", "interrupted"),
+    Rule("limit", "a limit of usage or context in the place of the last answer", "interrupted"),
+    Rule("user_accepted", "the last prompt, all of it: thanks, perfect, lgtm, works now …; no call after it", "success"),
+    Rule("user_corrected", "the last prompt, from its start: still fails, that is wrong, doesn't work, you broke, revert …", "failure when it was not answered; what was proved before no longer counts"),
+    Rule("tests_passed", "the last run of these tests; its totals", "success when no code was edited after it and nothing else is red"),
+    Rule("tests_failed", "the last run of these tests; its totals", "failure when it is the last run of any, and code was edited before it"),
+    Rule("build_passed", "the last such build; its exit code or last words", "success when committed behind it, as for tests"),
+    Rule("build_failed", "the last such build; its exit code or last words", "failure when it is the last run of any, and code was edited before it"),
+    Rule("lint_passed", "the last such run of a linter or type checker", "as build_passed"),
+    Rule("lint_failed", "the last such run of a linter or type checker", "no success"),
+    Rule("edited_after", "an edit of code that worked, after the last green run", "that run proves nothing of the result"),
+    Rule("commit", "`git commit`, and git's line `[branch hash] …` in the result", "see build_passed"),
+    Rule("pull_request", "`gh pr create` or `glab mr create`, and the address in the result", "see build_passed"),
+    Rule("unanswered_call", "calls of the last answer without a result, other than those that end a run", "no success"),
+    Rule("loop", "a call made three times with the same result and nothing new in between", "nothing"),
+)  # fmt: skip
+"""Every kind of evidence, in the order in which they are weighed."""
+
+_EDITING = frozenset({
+    "edit", "multiedit", "write", "notebookedit", "apply_patch", "write_file", "edit_file", "create_file", "replace",
+    "search_replace", "str_replace_editor", "str_replace_based_edit_tool", "patch", "create", "file_editor",
+    "write_to_file", "replace_in_file", "apply_diff",
+})  # fmt: skip
+_LOOKING = ("view", "undo_edit")
+_PATHS = ("file_path", "path", "notebook_path", "target_file", "filename", "file", "url")
+_PROSE = (".md", ".rst", ".txt", ".mdx", ".adoc")
+_PATCHED = re.compile(r"^\*\*\* (?:Add|Update|Delete) File: (.+)$", re.MULTILINE)
+_ENDING = frozenset({
+    "finish", "submit", "mark_task_complete", "complete_task", "attempt_completion", "exit", "exitplanmode",
+    "askuserquestion", "web_search", "image_generation", "exit_plan_mode", "ask_user", "think",
+})  # fmt: skip
+
+_COMMITTED = re.compile(r"^\[[^\]\n]{1,200} ([0-9a-f]{7,40})\] ", re.MULTILINE)
+_REQUESTED = re.compile(r"https?://\S+/(?:pull|merge_requests)/(\d+)")
+
+_API_ERROR = re.compile(r"API Error(?:: |\b.{0,20}\()(?:\d{3}\b|Connection|Request timed out)|API Error \(")
+_LIMIT = re.compile(
+    r"(?:Claude (?:AI )?usage limit reached|You've (?:hit|reached) your .{0,30}limit|\d-hour limit reached|Credit balance"
+    r" is too low|Prompt is too long|You've hit your usage limit)"
+)
+_LONGEST_NOTICE = 600
+
+_PRAISE = r"perfect|thank you|thanks|thx|ty|lgtm|looks good(?: to me)?|well done|good job|great job|nice work|great work"
+_WORKS = r"(?:(?:it|that|this|everything) )?(?:all )?(?:now )?works?(?: now| perfectly| great| fine| well)?"
+_FILLER = (
+    r"ok|okay|yes|yep|yeah|cool|great|awesome|excellent|amazing|nice|good|fantastic|wonderful|brilliant|so much|very much"
+    r"|a lot|that's|that is|it|all|and|now|very"
+)
+_ACCEPTS = re.compile(
+    rf"(?:(?:{_FILLER})[\s,.!-]*)*\b(?:{_PRAISE}|{_WORKS})[\s,.!-]*(?:(?:{_PRAISE}|{_WORKS}|{_FILLER})[\s,.!-]*)*", re.I
+)
+_CORRECTS = re.compile(
+    r"(?:(?:no|nope|hmm+|sorry|unfortunately|but)[\s,.!-]+){0,2}"
+    r"(?:(?:that|this|it)(?:'s| is) (?:wrong|incorrect|not (?:right|correct|what i|working|fixed))"
+    r"|(?:(?:that|this|it|the \w+) )?(?:still )?(?:does ?n[o']t|did ?n[o']t|does not|did not|is ?n[o']t|is not) work"
+    r"|(?:(?:that|this|it) )?(?:is )?still (?:not|fail|broken|getting|get the same|the same|doesn't|does not|isn't|happen)"
+    r"|not working|you (?:broke|forgot|missed|misunderstood|didn't|did not)|wrong[\s,.!-]"
+    r"|revert (?:that|this|it|your)|undo (?:that|this|it|your))",
+    re.I,
+)
+
+
+def evidence(row: Row) -> dict[str, Any]:
+    """The row with the columns of `EVIDENCE_FEATURES`; indices are places in its `messages`."""
+    found = calls(row)
+    reading = _Reading(row, found)
+    loops = repeated(found, reading.prompts)
+    items = [
+        *reading.columns(),
+        *reading.end(),
+        *reading.runs(),
+        *reading.handed_over(),
+        *(_item("loop", found[place].message, found[place].name) for place, times in loops.items() if times == 3),
+    ]
+    items.sort(key=lambda item: (item["message_index"] is None, item["message_index"] or 0))
+    return {
+        **row,
+        "outcome": reading.outcome(items),
+        "outcome_evidence": items,
+        "tool_error_count": sum(call.state == "failed" for call in found),
+        "error_recoveries": recoveries(found),
+        "loop_count": sum(times == 3 for times in loops.values()),
+    }
+
+
+def prompts(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Places of the user's prompts."""
+    return [i for i, m in enumerate(messages) if m["role"] == "user" and m.get("origin") in PROMPT_ORIGINS]
+
+
+def recoveries(found: Sequence[Call]) -> list[dict[str, int]]:
+    """Spans from the message of a failed call to the result with which the same goal was reached.
+
+    The same goal is: a run that covers the red one; the same script, whatever cut its output; the same tool for the
+    same file or address; else the same call.
+    """
+    spans: list[dict[str, int]] = []
+    failed: dict[Any, int] = {}
+    red: list[tuple[runners.Run, int]] = []
+    for call in found:
+        if call.result is None or call.state in ("refused", "interrupted", "running"):
+            continue
+        told = [run for run in call.runs if run.passed is not None]
+        starts: list[int] = []
+        for run in told:
+            if run.passed:
+                starts += [start for old, start in red if run.covers(old)]
+                red = [(old, start) for old, start in red if not run.covers(old)]
+            elif not any(old.covers(run) for old, _ in red):
+                red.append((run, call.message))
+        if not told and call.state in ("ok", "failed"):
+            goal = _goal(call)
+            if call.state == "failed":
+                failed.setdefault(goal, call.message)
+            elif goal in failed:
+                starts.append(failed.pop(goal))
+        spans += [{"failed": start, "recovered": call.result} for start in dict.fromkeys(starts)]
+    return spans
+
+
+def rules_table() -> str:
+    """`RULES` as a Markdown table."""
+    lines = [f"| `{rule.kind}` | {rule.accepts} | {rule.says} |" for rule in RULES]
+    return "\n".join(("| evidence | accepts | says |", "|---|---|---|", *lines))
+
+
+class _Reading:
+    """A row with its calls, read once."""
+
+    def __init__(self, row: Row, found: Sequence[Call]) -> None:
+        self.row = row
+        self.calls = found
+        self.messages: Sequence[Mapping[str, Any]] = row["messages"]
+        self.prompts = prompts(self.messages)
+        spoken = [i for i, m in enumerate(self.messages) if m["role"] == "assistant"]
+        self.last_said = spoken[-1] if spoken else -1
+        own = [i for i in spoken if self.messages[i].get("origin") is None]
+        self.last_answer = next((i for i in reversed(own) if self._is_answer(self.messages[i])), -1)
+        self.edits = [call.result for call in found if call.result is not None and _edits_code(call)]
+        self.greens: list[int] = []
+
+    @staticmethod
+    def _is_answer(message: Mapping[str, Any]) -> bool:
+        return bool(message["content"] or message.get("tool_calls")) and message.get("weight_reason") != "api_error"
+
+    def columns(self) -> list[dict[str, Any]]:
+        reward, completed = self.row.get("reward"), self.row.get("completed")
+        return [
+            *([_item("reward", None, f"{reward:g}")] if reward is not None else []),
+            *([_item("completed", None, "true" if completed else "false")] if completed is not None else []),
+        ]
+
+    def end(self) -> list[dict[str, Any]]:
+        """How it ended: broken off, unanswered, or with the user's word for it."""
+        found = []
+        messages = self.messages
+        last = [call for call in self.calls if call.message == self.last_answer]
+        if self.last_said >= 0:
+            said = messages[self.last_said]
+            notice = said["content"] if len(said["content"]) < _LONGEST_NOTICE and not said.get("tool_calls") else ""
+            if _LIMIT.match(notice):
+                found.append(_item("limit", self.last_said, ""))
+            elif said.get("weight_reason") == "api_error" or _API_ERROR.match(notice):
+                found.append(_item("api_error", self.last_said, ""))
+        stops = [i for i in range(self.last_answer + 1, len(messages)) if messages[i].get("origin") == "interrupt"]
+        stops += [call.message for call in last if call.state == "interrupted"]
+        if self.last_answer >= 0 and messages[self.last_answer].get("weight_reason") == "interrupted":
+            stops.append(self.last_answer)
+        if stops:
+            found.append(_item("user_interrupted", stops[0], ""))
+        if last and all(call.state == "refused" for call in last):
+            found.append(_item("call_refused", last[-1].result, last[-1].name))
+        open_calls = [c for c in last if c.state == "unanswered" and c.name.lower() not in _ENDING]
+        if open_calls:
+            found.append(_item("unanswered_call", self.last_answer, open_calls[0].name))
+        return found + self._last_words()
+
+    def _last_words(self) -> list[dict[str, Any]]:
+        if not self.prompts:
+            return []
+        index = self.prompts[-1]
+        text = self.messages[index]["content"].strip().replace("\u2019", "'")
+        before = [m for m in self.messages[:index] if m["role"] == "assistant" and m["content"].strip()]
+        # An answer to the agent's question is no judgement of its work.
+        if not before or before[-1]["content"].rstrip().endswith("?"):
+            return []
+        if len(text) <= 80 and _ACCEPTS.fullmatch(text):
+            is_last = not any(call.message > index for call in self.calls)
+            return [_item("user_accepted", index, text)] if is_last else []
+        return [_item("user_corrected", index, "")] if len(text) <= 1000 and _CORRECTS.match(text) else []
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The last state of each run, and whether code was edited behind the last green one."""
+        last: list[tuple[runners.Run, int]] = []
+        for call in self.calls:
+            for run in call.runs:
+                if run.passed is not None and call.result is not None:
+                    last = [(old, index) for old, index in last if not run.covers(old)]
+                    last.append((run, call.result))
+        found = [_item(f"{run.kind}_{'passed' if run.passed else 'failed'}", i, run.label) for run, i in last]
+        greens = [index for run, index in last if run.passed]
+        if greens and (later := [index for index in self.edits if index > max(greens)]):
+            found.append(_item("edited_after", later[0], ""))
+        return found
+
+    def handed_over(self) -> list[dict[str, Any]]:
+        """Commits and pull requests."""
+        found = []
+        for call in self.calls:
+            if not call.script or call.result is None or call.state in ("refused", "interrupted"):
+                continue
+            if not any(word in call.script for word in ("commit", "create")):
+                continue
+            for command in call.commands:
+                words = _without_globals(command.words)
+                if words[:2] == ["git", "commit"] and (made := _COMMITTED.search(call.output)):
+                    found.append(_item("commit", call.result, made[1]))
+                    break
+                if words[:3] in (["gh", "pr", "create"], ["glab", "mr", "create"]) and call.state != "failed":
+                    if asked := _REQUESTED.search(call.output):
+                        found.append(_item("pull_request", call.result, f"#{asked[1]}"))
+                        break
+        return found
+
+    def outcome(self, items: Sequence[Mapping[str, Any]]) -> str:
+        """What the items prove together; see `RULES`."""
+        at: dict[str, list[int]] = {}
+        for item in items:
+            at.setdefault(item["kind"], []).append(-1 if item["message_index"] is None else item["message_index"])
+        reward = self.row.get("reward")
+        if reward is not None:
+            return "success" if reward >= 1 else "failure" if reward <= 0 else "unknown"
+        if not at.keys().isdisjoint({"user_interrupted", "call_refused", "api_error", "limit"}):
+            return "interrupted"
+        if self.row.get("completed") is False:
+            return "failure"
+        if "user_accepted" in at:
+            return "success"
+        wrong = max(at.get("user_corrected", [-1]))
+        if wrong > self.last_answer:
+            return "failure"
+        checks = {kind: max(at[kind]) for kind in at if kind.endswith(("_passed", "_failed"))}
+        latest = max(checks, key=lambda kind: checks[kind]) if checks else ""
+        if latest in ("tests_failed", "build_failed") and checks[latest] > wrong:
+            return "failure" if any(index < checks[latest] for index in self.edits) else "unknown"
+        if any(kind.endswith("_failed") for kind in checks) or "unanswered_call" in at:
+            return "unknown"
+        since = max(wrong, *self.edits) if self.edits else wrong
+        if checks.get("tests_passed", -1) > since:
+            return "success"
+        handed = max(at.get("commit", [-1]) + at.get("pull_request", [-1]))
+        checked = max(checks.get("build_passed", -1), checks.get("lint_passed", -1))
+        return "success" if handed >= checked > since else "unknown"
+
+
+def _item(kind: str, message_index: int | None, value: str) -> dict[str, Any]:
+    return {"kind": kind, "message_index": message_index, "value": value[:200]}
+
+
+def _edits_code(call: Call) -> bool:
+    """Whether a call changed a file that is not prose."""
+    if call.state not in ("ok", "unknown"):
+        return False
+    patch = ""
+    if call.script is not None:
+        if "apply_patch" not in call.script and not any(
+            command.words[0] in ("sed", "perl") and any(re.match(r"-\w*i", word) for word in command.words[1:])
+            for command in (call.commands if " -" in call.script and ("sed" in call.script or "perl" in call.script) else ())
+        ):
+            return False
+        patch = call.script
+    elif call.name.lower() not in _EDITING:
+        return False
+    if isinstance(call.arguments, Mapping):
+        if call.arguments.get("command") in _LOOKING:
+            return False
+        texts = [value for value in call.arguments.values() if isinstance(value, str)]
+        paths = [call.arguments[key] for key in _PATHS if isinstance(call.arguments.get(key), str)]
+        paths += [path for text in (patch, *texts) if "*** " in text for path in _PATCHED.findall(text)]
+        return not paths or not all(path.strip().lower().endswith(_PROSE) for path in paths)
+    return True
+
+
+_CUT = re.compile(r"(?:\s*2>&1|\s*\|\s*(?:tail|head)(?:\s+-\S+(?:\s+\d+)?)*)+\s*$")
+
+
+def _goal(call: Call) -> Any:
+    if call.script is not None:
+        return call.directory, _CUT.sub("", call.script[-100_000:].strip())
+    if isinstance(call.arguments, Mapping):
+        for key in _PATHS:
+            if isinstance(path := call.arguments.get(key), str):
+                return call.name, str(call.arguments.get("command")), posixpath.normpath(path)
+        for text in call.arguments.values():
+            if isinstance(text, str) and (paths := _PATCHED.findall(text)):
+                return call.name, tuple(paths)
+    return call.identity
+
+
+def _without_globals(words: Sequence[str]) -> list[str]:
+    """A command of git without the options before its subcommand."""
+    found = list(words)
+    while len(found) > 1 and found[1].startswith("-"):
+        del found[1 : 3 if found[1] in ("-C", "-c", "--git-dir", "--work-tree", "-R", "--repo") else 2]
+    return found
