@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from agent_rollouts.distill import runners, shell
+from agent_rollouts.features import PROMPT_ORIGINS
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -64,7 +65,10 @@ _CODEX_FRAME = re.compile(
     r"(?:Process exited with code (-?\d+)\n|Process running with session ID (\d+)\n)?"
     r"(?:(?:Original token count|Total output lines): \d+\n)*(?:Output:\n|Output:$|$)?"
 )
-_EXIT_FIRST = re.compile(r"(?:Error: )?Exit code (\d+)(?:\n|$)|<returncode>(-?\d+)</returncode>\n?")
+_EXIT_FIRST = re.compile(
+    r"failed in sandbox \w+ with execution error: sandbox denied exec error, exit code: (\d+)"
+    r"|(?:Error: )?Exit code (\d+)(?:\n|$)|<returncode>(-?\d+)</returncode>\n?"
+)
 _EXIT_LAST = re.compile(
     r"(?:^|\n)\[?(?:The command completed|Command finished|Process exited|Command exited) with (?:exit )?code"
     r" (-?\d+)\.?\]?(?:\n|$)|(?:^|\n)(?:Exit Code: |\(exit code: )(-?\d+)\)?(?:\n|$)"
@@ -75,7 +79,9 @@ _BACKGROUND_ID = re.compile(r"with ID: (\w+)")
 _TAIL = 600
 
 # Their exit code 1 is an answer: nothing found, not equal, not there.
-_ASKING = frozenset({"grep", "egrep", "rg", "diff", "cmp", "test", "[", "[[", "which", "command", "type", "pgrep", "ag"})
+_ASKING = frozenset(
+    {"grep", "egrep", "rg", "diff", "cmp", "test", "[", "[[", "which", "command", "type", "pgrep", "ag"}
+)
 _POLLS = {"write_stdin": "session_id", "bashoutput": "bash_id", "taskoutput": "task_id"}
 
 
@@ -160,6 +166,11 @@ def calls(row: Row) -> list[Call]:
         if call.script and call.state == "ok" and call.name in ("Bash", "execute_bash", "terminal"):
             where = shell.last_directory(call.script, call.directory)
     return found
+
+
+def prompts(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Places of the user's prompts."""
+    return [i for i, m in enumerate(messages) if m["role"] == "user" and m.get("origin") in PROMPT_ORIGINS]
 
 
 def repeated(found: Sequence[Call], prompts: Iterable[int]) -> dict[int, int]:
@@ -255,11 +266,10 @@ def _read_shell(call: Call, flag: bool | None, kind: str) -> None:
         elif (code := frame[1] or frame[2]) is not None:
             call.exit_code = _integer(code)
         return
-    if first := _EXIT_FIRST.match(content):
-        if flag is not False:
-            call.exit_code = _integer(first[1] or first[2])
-            call.output = content[first.end() :]
-            return
+    if flag is not False and (first := _EXIT_FIRST.match(content)):
+        call.exit_code = _integer(first[1] or first[2] or first[3])
+        call.output = content[first.end() :]
+        return
     tail = content[-_TAIL:]
     if flag is True and tail.rstrip().endswith(("Command aborted", "[Request interrupted by user for tool use]")):
         call.state = "interrupted"
@@ -275,7 +285,7 @@ def _read_shell(call: Call, flag: bool | None, kind: str) -> None:
 
 
 def _read_object(call: Call) -> bool:
-    """A result that is a JSON object: Codex `{"output", "metadata": {"exit_code"}}`, Hermes `{"output", "exit_code"}`."""
+    """A result that is an object: `{"output", "metadata": {"exit_code"}}` (Codex), `{"output", "exit_code"}` (Hermes)."""
     try:
         value = orjson.loads(call.content)
     except orjson.JSONDecodeError:

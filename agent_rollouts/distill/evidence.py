@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import re2
 from datasets import Features, List, Value
 
 from agent_rollouts.distill import runners
-from agent_rollouts.distill.calls import Call, Row, calls, repeated
-from agent_rollouts.features import PROMPT_ORIGINS
+from agent_rollouts.distill.calls import Call, Row, calls, prompts, repeated
 
 OUTCOMES = ("success", "failure", "interrupted", "unknown")
 
@@ -55,27 +55,37 @@ class Rule(NamedTuple):
     says: str
 
 
+_LAST = "the last run of these tests: its totals"
+
 RULES = (
-    Rule("reward", "the row's `reward`, of a verifier", "success from 1 on, failure at 0 and below; nothing overrules it"),
+    Rule("reward", "the row's `reward`, of a verifier", "success from 1 on, failure at 0 and below; it decides"),
     Rule("completed", "the row's `completed`", "failure when false and nobody broke off; true proves no success"),
-    Rule("user_interrupted", "the note that the user stopped the agent, or a call stopped while it ran, and no answer after it", "interrupted"),
+    Rule(
+        "user_interrupted",
+        "the note that the user stopped the agent, or a call stopped while it ran, and no answer after it",
+        "interrupted",
+    ),
     Rule("call_refused", "the calls of the last answer, all refused by the user", "interrupted"),
     Rule("api_error", "an error of the model's service in the place of the last answer", "interrupted"),
     Rule("limit", "a limit of usage or context in the place of the last answer", "interrupted"),
-    Rule("user_accepted", "the last prompt, all of it: thanks, perfect, lgtm, works now …; no call after it", "success"),
-    Rule("user_corrected", "the last prompt, from its start: still fails, that is wrong, doesn't work, you broke, revert …", "failure when it was not answered; what was proved before no longer counts"),
-    Rule("tests_passed", "the last run of these tests; its totals", "success when no code was edited after it and nothing else is red"),
-    Rule("tests_failed", "the last run of these tests; its totals", "failure when it is the last run of any, and code was edited before it"),
-    Rule("build_passed", "the last such build; its exit code or last words", "success when committed behind it, as for tests"),
-    Rule("build_failed", "the last such build; its exit code or last words", "failure when it is the last run of any, and code was edited before it"),
+    Rule("user_accepted", "the last prompt, all of it: thanks, lgtm, works now …; no call after it", "success"),
+    Rule(
+        "user_corrected",
+        "the last prompt, from its start: still fails, that is wrong, doesn't work, you broke, revert …",
+        "failure when it was not answered; what was proved before no longer counts",
+    ),
+    Rule("tests_passed", _LAST, "success when code was edited before it, none after it, and nothing else is red"),
+    Rule("tests_failed", _LAST, "failure when code was edited before it, none after it, and it is the last run of all"),
+    Rule("build_passed", "the last such build: its last words, or its exit code", "as tests_passed, if committed then"),
+    Rule("build_failed", "the last such build: its last words, or its exit code", "as tests_failed"),
     Rule("lint_passed", "the last such run of a linter or type checker", "as build_passed"),
     Rule("lint_failed", "the last such run of a linter or type checker", "no success"),
-    Rule("edited_after", "an edit of code that worked, after the last green run", "that run proves nothing of the result"),
+    Rule("edited_after", "an edit of code, after the last green run", "that run proves nothing of the result"),
     Rule("commit", "`git commit`, and git's line `[branch hash] …` in the result", "see build_passed"),
     Rule("pull_request", "`gh pr create` or `glab mr create`, and the address in the result", "see build_passed"),
-    Rule("unanswered_call", "calls of the last answer without a result, other than those that end a run", "no success"),
+    Rule("unanswered_call", "calls of the last answer without a result, but for those that end a run", "no success"),
     Rule("loop", "a call made three times with the same result and nothing new in between", "nothing"),
-)  # fmt: skip
+)
 """Every kind of evidence, in the order in which they are weighed."""
 
 _EDITING = frozenset({
@@ -85,6 +95,7 @@ _EDITING = frozenset({
 })  # fmt: skip
 _LOOKING = ("view", "undo_edit")
 _PATHS = ("file_path", "path", "notebook_path", "target_file", "filename", "file", "url")
+_SCRATCH = ("/tmp/", "/dev/", "/var/tmp/")
 _PROSE = (".md", ".rst", ".txt", ".mdx", ".adoc")
 _PATCHED = re.compile(r"^\*\*\* (?:Add|Update|Delete) File: (.+)$", re.MULTILINE)
 _ENDING = frozenset({
@@ -95,30 +106,31 @@ _ENDING = frozenset({
 _COMMITTED = re.compile(r"^\[[^\]\n]{1,200} ([0-9a-f]{7,40})\] ", re.MULTILINE)
 _REQUESTED = re.compile(r"https?://\S+/(?:pull|merge_requests)/(\d+)")
 
-_API_ERROR = re.compile(r"API Error(?:: |\b.{0,20}\()(?:\d{3}\b|Connection|Request timed out)|API Error \(")
+_API_ERROR = re.compile(r"API Error: (?:\d{3}\b|Connection error|Request timed out)|API Error \(")
 _LIMIT = re.compile(
-    r"(?:Claude (?:AI )?usage limit reached|You've (?:hit|reached) your .{0,30}limit|\d-hour limit reached|Credit balance"
-    r" is too low|Prompt is too long|You've hit your usage limit)"
+    r"(?:Claude (?:AI )?usage limit reached|You've (?:hit|reached) your .{0,30}limit|\d-hour limit reached"
+    r"|Credit balance is too low|Prompt is too long)"
 )
 _LONGEST_NOTICE = 600
 
-_PRAISE = r"perfect|thank you|thanks|thx|ty|lgtm|looks good(?: to me)?|well done|good job|great job|nice work|great work"
+_PRAISE = (
+    r"perfect|thank you|thanks|thx|ty|lgtm|looks good(?: to me)?|well done|good job|great job|nice work|great work"
+)
 _WORKS = r"(?:(?:it|that|this|everything) )?(?:all )?(?:now )?works?(?: now| perfectly| great| fine| well)?"
 _FILLER = (
-    r"ok|okay|yes|yep|yeah|cool|great|awesome|excellent|amazing|nice|good|fantastic|wonderful|brilliant|so much|very much"
-    r"|a lot|that's|that is|it|all|and|now|very"
+    r"ok|okay|yes|yep|yeah|cool|great|awesome|excellent|amazing|nice|good|fantastic|wonderful|brilliant"
+    r"|so much|very much|a lot|that's|that is|it|all|and|now|very"
 )
-_ACCEPTS = re.compile(
-    rf"(?:(?:{_FILLER})[\s,.!-]*)*\b(?:{_PRAISE}|{_WORKS})[\s,.!-]*(?:(?:{_PRAISE}|{_WORKS}|{_FILLER})[\s,.!-]*)*", re.I
+_ACCEPTS = re2.compile(
+    rf"(?i)(?:(?:{_FILLER})[\s,.!-]*)*\b(?:{_PRAISE}|{_WORKS})[\s,.!-]*(?:(?:{_PRAISE}|{_WORKS}|{_FILLER})[\s,.!-]*)*"
 )
-_CORRECTS = re.compile(
-    r"(?:(?:no|nope|hmm+|sorry|unfortunately|but)[\s,.!-]+){0,2}"
+_CORRECTS = re2.compile(
+    r"(?i)(?:(?:no|nope|hmm+|sorry|unfortunately|but)[\s,.!-]+){0,2}"
     r"(?:(?:that|this|it)(?:'s| is) (?:wrong|incorrect|not (?:right|correct|what i|working|fixed))"
     r"|(?:(?:that|this|it|the \w+) )?(?:still )?(?:does ?n[o']t|did ?n[o']t|does not|did not|is ?n[o']t|is not) work"
-    r"|(?:(?:that|this|it) )?(?:is )?still (?:not|fail|broken|getting|get the same|the same|doesn't|does not|isn't|happen)"
+    r"|(?:(?:that|this|it) )?(?:is )?still (?:not|fail|broken|getting|the same|doesn't|does not|isn't|happen)"
     r"|not working|you (?:broke|forgot|missed|misunderstood|didn't|did not)|wrong[\s,.!-]"
-    r"|revert (?:that|this|it|your)|undo (?:that|this|it|your))",
-    re.I,
+    r"|revert (?:that|this|it|your)|undo (?:that|this|it|your))"
 )
 
 
@@ -143,11 +155,6 @@ def evidence(row: Row) -> dict[str, Any]:
         "error_recoveries": recoveries(found),
         "loop_count": sum(times == 3 for times in loops.values()),
     }
-
-
-def prompts(messages: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Places of the user's prompts."""
-    return [i for i, m in enumerate(messages) if m["role"] == "user" and m.get("origin") in PROMPT_ORIGINS]
 
 
 def recoveries(found: Sequence[Call]) -> list[dict[str, int]]:
@@ -180,10 +187,37 @@ def recoveries(found: Sequence[Call]) -> list[dict[str, int]]:
     return spans
 
 
+def is_api_error(message: Mapping[str, Any]) -> bool:
+    """Whether an assistant message is an error of the model's service, as the source says or in Claude Code's words."""
+    return message.get("weight_reason") == "api_error" or _API_ERROR.match(_notice(message)) is not None
+
+
+def is_limit(message: Mapping[str, Any]) -> bool:
+    """Whether an assistant message is Claude Code's note that a limit of usage or context is reached."""
+    return _LIMIT.match(_notice(message)) is not None
+
+
+def _notice(message: Mapping[str, Any]) -> str:
+    text: str = message["content"]
+    return "" if len(text) > _LONGEST_NOTICE or message.get("tool_calls") else text
+
+
 def rules_table() -> str:
     """`RULES` as a Markdown table."""
-    lines = [f"| `{rule.kind}` | {rule.accepts} | {rule.says} |" for rule in RULES]
-    return "\n".join(("| evidence | accepts | says |", "|---|---|---|", *lines))
+    return _markdown(("evidence", "accepts", "says"), ((f"`{r.kind}`", r.accepts, r.says) for r in RULES))
+
+
+def runners_table() -> str:
+    """What is understood of test runners, builds and linters, as a Markdown table."""
+    rows = (
+        (r.kind, ", ".join(f"`{c}`" for c in r.commands), "totals" if r.totals else "exit code")
+        for r in runners.RUNNERS
+    )
+    return _markdown(("kind", "commands", "told by"), rows)
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 class _Reading:
@@ -203,7 +237,11 @@ class _Reading:
 
     @staticmethod
     def _is_answer(message: Mapping[str, Any]) -> bool:
-        return bool(message["content"] or message.get("tool_calls")) and message.get("weight_reason") != "api_error"
+        return (
+            bool(message["content"] or message.get("tool_calls"))
+            and not is_api_error(message)
+            and not is_limit(message)
+        )
 
     def columns(self) -> list[dict[str, Any]]:
         reward, completed = self.row.get("reward"), self.row.get("completed")
@@ -219,10 +257,9 @@ class _Reading:
         last = [call for call in self.calls if call.message == self.last_answer]
         if self.last_said >= 0:
             said = messages[self.last_said]
-            notice = said["content"] if len(said["content"]) < _LONGEST_NOTICE and not said.get("tool_calls") else ""
-            if _LIMIT.match(notice):
+            if is_limit(said):
                 found.append(_item("limit", self.last_said, ""))
-            elif said.get("weight_reason") == "api_error" or _API_ERROR.match(notice):
+            elif is_api_error(said):
                 found.append(_item("api_error", self.last_said, ""))
         stops = [i for i in range(self.last_answer + 1, len(messages)) if messages[i].get("origin") == "interrupt"]
         stops += [call.message for call in last if call.state == "interrupted"]
@@ -241,7 +278,7 @@ class _Reading:
         if not self.prompts:
             return []
         index = self.prompts[-1]
-        text = self.messages[index]["content"].strip().replace("\u2019", "'")
+        text = runners.plain(self.messages[index]["content"]).strip().replace("\u2019", "'")
         before = [m for m in self.messages[:index] if m["role"] == "assistant" and m["content"].strip()]
         # An answer to the agent's question is no judgement of its work.
         if not before or before[-1]["content"].rstrip().endswith("?"):
@@ -256,8 +293,15 @@ class _Reading:
         last: list[tuple[runners.Run, int]] = []
         for call in self.calls:
             for run in call.runs:
-                if run.passed is not None and call.result is not None:
-                    last = [(old, index) for old, index in last if not run.covers(old)]
+                assert call.result is not None
+                # What a run came to that cannot be read is not known; without an edit it is what it was.
+                is_old = run.passed is None
+                last = [
+                    (old, index)
+                    for old, index in last
+                    if not run.covers(old) or (is_old and not any(index < edit < call.result for edit in self.edits))
+                ]
+                if run.passed is not None:
                     last.append((run, call.result))
         found = [_item(f"{run.kind}_{'passed' if run.passed else 'failed'}", i, run.label) for run, i in last]
         greens = [index for run, index in last if run.passed]
@@ -278,10 +322,10 @@ class _Reading:
                 if words[:2] == ["git", "commit"] and (made := _COMMITTED.search(call.output)):
                     found.append(_item("commit", call.result, made[1]))
                     break
-                if words[:3] in (["gh", "pr", "create"], ["glab", "mr", "create"]) and call.state != "failed":
-                    if asked := _REQUESTED.search(call.output):
-                        found.append(_item("pull_request", call.result, f"#{asked[1]}"))
-                        break
+                is_request = words[:3] in (["gh", "pr", "create"], ["glab", "mr", "create"])
+                if is_request and call.state != "failed" and (asked := _REQUESTED.search(call.output)):
+                    found.append(_item("pull_request", call.result, f"#{asked[1]}"))
+                    break
         return found
 
     def outcome(self, items: Sequence[Mapping[str, Any]]) -> str:
@@ -303,16 +347,20 @@ class _Reading:
             return "failure"
         checks = {kind: max(at[kind]) for kind in at if kind.endswith(("_passed", "_failed"))}
         latest = max(checks, key=lambda kind: checks[kind]) if checks else ""
-        if latest in ("tests_failed", "build_failed") and checks[latest] > wrong:
-            return "failure" if any(index < checks[latest] for index in self.edits) else "unknown"
+        edited = max(self.edits, default=-1)
+        # What was not worked on is as it was found.
+        if not self.edits:
+            return "unknown"
+        proves = {kind: index > max(edited, wrong) for kind, index in checks.items()}
+        if latest in ("tests_failed", "build_failed") and proves[latest]:
+            return "failure"
         if any(kind.endswith("_failed") for kind in checks) or "unanswered_call" in at:
             return "unknown"
-        since = max(wrong, *self.edits) if self.edits else wrong
-        if checks.get("tests_passed", -1) > since:
+        if proves.get("tests_passed"):
             return "success"
         handed = max(at.get("commit", [-1]) + at.get("pull_request", [-1]))
-        checked = max(checks.get("build_passed", -1), checks.get("lint_passed", -1))
-        return "success" if handed >= checked > since else "unknown"
+        checked = max((checks[kind] for kind in ("build_passed", "lint_passed") if proves.get(kind)), default=None)
+        return "success" if checked is not None and handed >= checked else "unknown"
 
 
 def _item(kind: str, message_index: int | None, value: str) -> dict[str, Any]:
@@ -320,27 +368,43 @@ def _item(kind: str, message_index: int | None, value: str) -> dict[str, Any]:
 
 
 def _edits_code(call: Call) -> bool:
-    """Whether a call changed a file that is not prose."""
+    """Whether a call changed a file that is neither prose nor scratch."""
     if call.state not in ("ok", "unknown"):
         return False
-    patch = ""
     if call.script is not None:
-        if "apply_patch" not in call.script and not any(
-            command.words[0] in ("sed", "perl") and any(re.match(r"-\w*i", word) for word in command.words[1:])
-            for command in (call.commands if " -" in call.script and ("sed" in call.script or "perl" in call.script) else ())
-        ):
-            return False
-        patch = call.script
-    elif call.name.lower() not in _EDITING:
-        return False
-    if isinstance(call.arguments, Mapping):
+        paths = _written(call)
+    elif call.name.lower() in _EDITING and isinstance(call.arguments, Mapping):
         if call.arguments.get("command") in _LOOKING:
             return False
-        texts = [value for value in call.arguments.values() if isinstance(value, str)]
         paths = [call.arguments[key] for key in _PATHS if isinstance(call.arguments.get(key), str)]
-        paths += [path for text in (patch, *texts) if "*** " in text for path in _PATCHED.findall(text)]
-        return not paths or not all(path.strip().lower().endswith(_PROSE) for path in paths)
-    return True
+        for text in call.arguments.values():
+            if isinstance(text, str) and "*** " in text:
+                paths += _PATCHED.findall(text)
+        paths = paths or ["?"]
+    else:
+        return False
+    return any(not path.strip().lower().endswith(_PROSE) and not path.startswith(_SCRATCH) for path in paths)
+
+
+def _written(call: Call) -> list[str]:
+    """The files that a script edits: with a patch, in place, or from a text that stands in it."""
+    script = call.script or ""
+    if "apply_patch" in script and (paths := _PATCHED.findall(script)):
+        return paths
+    if not any(sign in script for sign in ("<<", "sed -", "perl -", "git apply", "patch -", ">")):
+        return []
+    found = []
+    for command in call.commands:
+        words = command.words
+        if words[0] in ("cat", "echo", "printf") and command.sent_to:
+            found.append(command.sent_to)
+        elif words[0] in ("sed", "perl") and any(re.match(r"-\w*i", word) for word in words[1:]):
+            found.append(words[-1])
+        elif words[0] == "patch" or words[:2] == ("git", "apply"):
+            found.append("?")
+        elif words[0] == "tee" and "<<" in script:
+            found += [word for word in words[1:] if not word.startswith("-")]
+    return found
 
 
 _CUT = re.compile(r"(?:\s*2>&1|\s*\|\s*(?:tail|head)(?:\s+-\S+(?:\s+\d+)?)*)+\s*$")

@@ -60,7 +60,8 @@ RUNNERS = (
     ),
     Runner(
         "jest", "tests", ("jest", "react-scripts test"),
-        r"^(?:Test Suites: .* total\n)?Tests: .* total$", rf"\b{_SOME} failed", rf"^Test Suites: .*\n.*\b{_SOME} passed",
+        r"^(?:Test Suites: .* total\n)?Tests: .* total$", rf"\b{_SOME} failed",
+        rf"^Test Suites: .*\n.*\b{_SOME} passed",
         select=("-t", "--testNamePattern", "--testPathPattern", "--testPathPatterns", "-o", "--onlyChanged"),
         valued=("-c", "--config", "--maxWorkers"),
     ),
@@ -173,10 +174,13 @@ _TOTALS = {runner: re2.compile(f"(?m){runner.totals}") for runner in RUNNERS if 
 _ABOUT = {runner: (re2.compile(runner.bad), re2.compile(runner.good)) for runner in _TOTALS}
 _ALIASES = {"mvnw": "mvn", "gradlew": "gradle", "gmake": "make", "cross": "cargo", "dmypy": "dmypy"}
 # What runs something by a name that its project chose.
-_SCRIPTS = frozenset({"npm", "pnpm", "yarn", "bun", "make", "just", "task", "rake", "composer", "deno", "invoke", "poe"})
+_SCRIPTS = frozenset(
+    {"npm", "pnpm", "yarn", "bun", "make", "just", "task", "rake", "composer", "deno", "invoke", "poe"}
+)
 _PACKAGES = frozenset({"npm", "pnpm", "yarn", "bun"})
 _MATRICES = frozenset({"tox", "nox"})
 _TEST_NAME = re.compile(r"(?:^|[:_.-])(?:tests?|specs?|check|verify|ci|e2e|unit|integration)(?:$|[:_.-])")
+_CHECK_NAME = re.compile(r" (?:check|verify|ci)(?:$|[:_.-])")
 _LINT_NAME = re.compile(r"^(?:lint|type-?check|check-types|types|tsc)(?:$|[:_.-])")
 _BUILD_NAME = re.compile(r"^(?:build|compile)(?:$|[:_.-])")
 _IDLE = frozenset({"--collect-only", "--co", "--version", "--help", "-h", "--list", "--listTests", "-list", "--watch",
@@ -184,6 +188,11 @@ _IDLE = frozenset({"--collect-only", "--co", "--version", "--help", "-h", "--lis
 _ESCAPE = re2.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # That it could not begin, was killed, or ran out of time tells nothing of what it looked at.
 _NOT_ITS_OWN = frozenset({124, 126, 127, 130, 137, 143, -1})
+# What agents put where they cut an output.
+_CUT_OUT = re2.compile(r"<persisted-output>|(?:characters|chars|lines|tokens|bytes) truncated|Output truncated")
+_NOT_BEGUN = re2.compile(
+    r"command not found|[Mm]issing script|No rule to make target|No such file or directory|ENOENT|[Nn]o module named"
+)
 
 MENTIONS = re2.compile(
     r"\b(?:" + "|".join(sorted({re2.escape(w[0]) for w in _COMMANDS} | set(_ALIASES) | _SCRIPTS | _MATRICES)) + r")\b"
@@ -232,15 +241,26 @@ def runs(commands: Sequence[Command], output: str, exit_code: int | None) -> lis
     for command, (kind, name, runner, rest) in found:
         several = sum(other[1] == name for _, other in found) > 1
         targets, selection = _pointed_at(rest, runner, command.directory, name)
-        if runner is None and kind == "tests":
-            names, passed = _unnamed(output, command, exit_code)
-            name = names or name
-        elif runner is None or runner not in _TOTALS:
-            passed = _by_exit_code(command, exit_code)
+        summed: list[tuple[Runner, list[str]]]
+        if runner:
+            lines = _summed(runner, output, last=not several) if runner.totals else []
+            summed = [(runner, lines)] if lines else []
+        elif summed := _unnamed(("tests",) if kind == "tests" else ("build", "lint"), output):
+            name = ", ".join(found.name for found, _ in summed) if kind == "tests" else name
+        elif kind == "tests" and _CHECK_NAME.search(name):
+            kind = "lint"
+        if summed:
+            passed = _judged(summed, output, command, exit_code)
+            # Of what a project's own script runs, one part may be well; all of it is when it ends with 0.
+            if runner is None and kind != "tests" and passed:
+                passed = _by_exit_code(command, exit_code, output)
+        elif kind != "tests" or (runner and _CUT_OUT.search(output)):
+            passed = _by_exit_code(command, exit_code, output)
         else:
-            passed = _judged([(runner, _summed(runner, output, last=not several))], output, command, exit_code)
-            if passed is None and kind != "tests" and not _summed(runner, output, last=False):
-                passed = _by_exit_code(command, exit_code)
+            passed = None
+        # A linter counts a file that is not there among its findings.
+        if kind == "lint" and passed is False and "No such file or directory" in output:
+            passed = None
         result.append(Run(kind, name, command.directory, targets, selection, passed))
     return result
 
@@ -356,9 +376,10 @@ def _summed(runner: Runner, output: str, *, last: bool) -> list[str]:
     return found[-1:] if last and runner.needs == "line" else found
 
 
-def _unnamed(output: str, command: Command, exit_code: int | None) -> tuple[str, bool | None]:
-    found = [(runner, summed) for runner in _TOTALS if runner.kind == "tests" and (summed := _summed(runner, output, last=False))]
-    return ", ".join(runner.name for runner, _ in found), _judged(found, output, command, exit_code)
+def _unnamed(kinds: Sequence[str], output: str) -> list[tuple[Runner, list[str]]]:
+    """The totals of all runners of these kinds."""
+    every = ((runner, _summed(runner, output, last=False)) for runner in _TOTALS if runner.kind in kinds)
+    return [(runner, summed) for runner, summed in every if summed]
 
 
 def _judged(
@@ -397,16 +418,9 @@ def _is_enough(runner: Runner, summed: list[str], output: str, command: Command,
     return bool(summed) and summed[-1][:200] in output[-2000:]
 
 
-def _by_exit_code(command: Command, exit_code: int | None) -> bool | None:
+def _by_exit_code(command: Command, exit_code: int | None, output: str) -> bool | None:
     if exit_code is None or exit_code in _NOT_ITS_OWN:
         return None
     if exit_code == 0:
         return True if command.zero_tells else None
-    return False if command.other_tells else None
-
-
-def table() -> list[tuple[str, str, str, str]]:
-    """Name, kind, commands and totals of every runner, for the documentation."""
-    return [(r.name, r.kind, ", ".join(f"`{c}`" for c in r.commands), r.totals or "exit code") for r in RUNNERS]
-
-
+    return False if command.other_tells and not _NOT_BEGUN.search(output) else None

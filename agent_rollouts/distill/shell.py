@@ -42,7 +42,9 @@ _RUNNING = {
 _SUBCOMMANDS = {("pnpm", "exec"), ("pnpm", "dlx"), ("yarn", "exec"), ("yarn", "dlx"), ("npm", "exec"), ("bun", "x")}
 _OPENING = frozenset({"if", "then", "else", "elif", "while", "until", "do", "{", "!"})
 _CLOSING = frozenset({"fi", "done", "esac", "}"})
-_QUIET = frozenset({"cd", "source", ".", "export", "set", "echo", "printf", "mkdir", "unset", "ulimit", "umask", "true"})
+_QUIET = frozenset(
+    {"cd", "source", ".", "export", "set", "echo", "printf", "mkdir", "unset", "ulimit", "umask", "true"}
+)
 _DEPTH = 12
 _LONGEST = 200_000
 _SPECIAL = re.compile(r"[\s'\"\\$`;&|<>()#]")
@@ -61,6 +63,7 @@ class Command(NamedTuple):
         shown: how much of its output the script let through: `all`, `tail`, `part` or `none`.
         zero_tells: whether an exit code of 0 of the script means that this command ended with 0.
         other_tells: whether another exit code means that this command failed.
+        sent_to: the file that its output went to instead of the screen.
     """
 
     words: tuple[str, ...]
@@ -68,6 +71,7 @@ class Command(NamedTuple):
     shown: str = "all"
     zero_tells: bool = True
     other_tells: bool = True
+    sent_to: str = ""
 
 
 def script(name: str, arguments: Any) -> str | None:
@@ -119,7 +123,7 @@ class _UnreadableError(Exception):
 class _Simple(NamedTuple):
     words: list[str]
     follows: str  # the operator behind it
-    hidden: bool
+    sent_to: str
     directory: str
 
 
@@ -145,7 +149,7 @@ def _commands(text: str, directory: str, depth: int) -> list[Command]:
         end = index
         while end + 1 < len(simples) and operators[end] in ("|", "|&"):
             end += 1
-        shown = "none" if simple.hidden else _shown(simples[index + 1 : end + 1])
+        shown = "none" if simple.sent_to else _shown(simples[index + 1 : end + 1])
         tells = plain and (end == index or has_pipefail)
         rest = operators[end : len(simples) - 1]
         zero = tells and all(operator in ("&&", "|", "|&") for operator in rest)
@@ -163,7 +167,7 @@ def _commands(text: str, directory: str, depth: int) -> list[Command]:
                     )
                 )
         else:
-            found.append(Command(tuple(words), simple.directory, shown, zero, other))
+            found.append(Command(tuple(words), simple.directory, shown, zero, other, simple.sent_to))
     return found
 
 
@@ -175,7 +179,7 @@ def _shown(filters: list[_Simple]) -> str:
     shown = "all"
     for simple in filters:
         words = _unwrapped(simple.words)
-        if simple.hidden:
+        if simple.sent_to:
             return "none"
         if not words or words[0] in ("cat", "tee"):
             continue
@@ -188,26 +192,26 @@ def _walk(items: Iterator[tuple[str, str]], directory: str) -> tuple[list[_Simpl
     found: list[_Simple] = []
     stack: list[str] = []
     words: list[str] = []
-    hidden = False
+    sent_to = ""
 
     def close(operator: str) -> None:
-        nonlocal words, hidden, directory
+        nonlocal words, sent_to, directory
         if not words:
             if operator in ("|", "|&", "&&", "||", ";", "&") and found and found[-1].follows == ")":
                 found[-1] = found[-1]._replace(follows=operator)
             return
-        found.append(_Simple(words, operator, hidden, directory))
+        found.append(_Simple(words, operator, sent_to, directory))
         # A part of a pipeline moves nobody; `cd` without a place goes home.
         if words[0] == "cd" and operator not in ("|", "|&", "&"):
             targets = [word for word in words[1:] if not word.startswith("-")]
             directory = posixpath.normpath(posixpath.join(directory, targets[0] if targets else "~"))
-        words, hidden = [], False
+        words, sent_to = [], ""
 
     for kind, value in items:
         if kind == "word":
             words.append(value)
-        elif kind == "hidden":
-            hidden = True
+        elif kind == "file":
+            sent_to = value
         elif value == "(":
             close(";")
             stack.append(directory)
@@ -282,7 +286,7 @@ class _Reader:
         self.heredocs: list[str] = []
 
     def items(self, depth: int = 0) -> Iterator[tuple[str, str]]:
-        """Pairs of `word`, `op` or `hidden` and its text; up to the `)` that closes a substitution when depth > 0."""
+        """Pairs of `word`, `op` or `file` (where output goes) and its text; below depth 0 up to the closing `)`."""
         if depth > _DEPTH:
             raise _UnreadableError
         text, parens = self.text, 0
@@ -332,7 +336,7 @@ class _Reader:
         if operator in ("<<", "<<-"):
             self.heredocs.append(target)
         elif operator in (">", ">>", ">|", "&>", "&>>") and stream in ("", "1") and target not in _SCREENS:
-            yield "hidden", ""
+            yield "file", target or "?"
 
     def _skip_heredocs(self) -> None:
         for delimiter in self.heredocs:
