@@ -213,7 +213,8 @@ def _read(call: Call, flag: bool | None, kind: str, running: dict[str, Call]) ->
         begun = running.get(str(call.arguments.get(poll)))
         if begun:
             call.script, call.directory = begun.script, begun.directory
-    if call.script is not None:
+    # What Codex makes of its patches has the shape of a shell's result.
+    if call.script is not None or call.name == "apply_patch":
         _read_shell(call, flag, kind)
         if call.state == "interrupted":
             return
@@ -259,12 +260,12 @@ def _read_shell(call: Call, flag: bool | None, kind: str) -> None:
     content = call.content
     if content.startswith('{"') and _read_object(call):
         return
-    if kind == "codex" and (frame := _CODEX_FRAME.match(content)):
+    if (frame := _CODEX_FRAME.match(content)) and any(frame.groups()):
         call.output = content[frame.end() :]
         if frame[3] is not None:
             call.state = "running"
-        elif (code := frame[1] or frame[2]) is not None:
-            call.exit_code = _integer(code)
+        else:
+            call.exit_code = _integer(frame[1] or frame[2])
         return
     if flag is not False and (first := _EXIT_FIRST.match(content)):
         call.exit_code = _integer(first[1] or first[2] or first[3])
@@ -285,7 +286,7 @@ def _read_shell(call: Call, flag: bool | None, kind: str) -> None:
 
 
 def _read_object(call: Call) -> bool:
-    """A result that is an object: `{"output", "metadata": {"exit_code"}}` (Codex), `{"output", "exit_code"}` (Hermes)."""
+    """An object: `{"output", "metadata": {"exit_code"}}` of Codex, `{"output", "exit_code"}` of Hermes."""
     try:
         value = orjson.loads(call.content)
     except orjson.JSONDecodeError:

@@ -59,7 +59,7 @@ _LAST = "the last run of these tests: its totals"
 
 RULES = (
     Rule("reward", "the row's `reward`, of a verifier", "success from 1 on, failure at 0 and below; it decides"),
-    Rule("completed", "the row's `completed`", "failure when false and nobody broke off; true proves no success"),
+    Rule("completed", "the row's `completed`", "failure when false (Codex: interrupted); true proves no success"),
     Rule(
         "user_interrupted",
         "the note that the user stopped the agent, or a call stopped while it ran, and no answer after it",
@@ -88,11 +88,8 @@ RULES = (
 )
 """Every kind of evidence, in the order in which they are weighed."""
 
-_EDITING = frozenset({
-    "edit", "multiedit", "write", "notebookedit", "apply_patch", "write_file", "edit_file", "create_file", "replace",
-    "search_replace", "str_replace_editor", "str_replace_based_edit_tool", "patch", "create", "file_editor",
-    "write_to_file", "replace_in_file", "apply_diff",
-})  # fmt: skip
+_EDITING = re2.compile(r"(?i)edit|write|patch|str_?replace|^replace|create_?file|^create$|insert|apply_?diff")
+_NO_EDITING = frozenset({"todowrite", "todo_write", "write_todos", "write_stdin", "edit_plan"})
 _LOOKING = ("view", "undo_edit")
 _PATHS = ("file_path", "path", "notebook_path", "target_file", "filename", "file", "url")
 _SCRATCH = ("/tmp/", "/dev/", "/var/tmp/")
@@ -103,8 +100,8 @@ _ENDING = frozenset({
     "askuserquestion", "web_search", "image_generation", "exit_plan_mode", "ask_user", "think",
 })  # fmt: skip
 
-_COMMITTED = re.compile(r"^\[[^\]\n]{1,200} ([0-9a-f]{7,40})\] ", re.MULTILINE)
-_REQUESTED = re.compile(r"https?://\S+/(?:pull|merge_requests)/(\d+)")
+_COMMITTED = re2.compile(r"(?m)^\[[^\]\n]{1,200} ([0-9a-f]{7,40})\] ")
+_REQUESTED = re2.compile(r"https?://\S+/(?:pull|merge_requests)/(\d+)")
 
 _API_ERROR = re.compile(r"API Error: (?:\d{3}\b|Connection error|Request timed out)|API Error \(")
 _LIMIT = re.compile(
@@ -233,7 +230,7 @@ class _Reading:
         own = [i for i in spoken if self.messages[i].get("origin") is None]
         self.last_answer = next((i for i in reversed(own) if self._is_answer(self.messages[i])), -1)
         self.edits = [call.result for call in found if call.result is not None and _edits_code(call)]
-        self.greens: list[int] = []
+        self.repaired = False
 
     @staticmethod
     def _is_answer(message: Mapping[str, Any]) -> bool:
@@ -296,12 +293,14 @@ class _Reading:
                 assert call.result is not None
                 # What a run came to that cannot be read is not known; without an edit it is what it was.
                 is_old = run.passed is None
+                had_red = any(not old.passed and run.covers(old) for old, _ in last)
                 last = [
                     (old, index)
                     for old, index in last
                     if not run.covers(old) or (is_old and not any(index < edit < call.result for edit in self.edits))
                 ]
                 if run.passed is not None:
+                    self.repaired = self.repaired or (run.passed and had_red)
                     last.append((run, call.result))
         found = [_item(f"{run.kind}_{'passed' if run.passed else 'failed'}", i, run.label) for run, i in last]
         greens = [index for run, index in last if run.passed]
@@ -315,15 +314,16 @@ class _Reading:
         for call in self.calls:
             if not call.script or call.result is None or call.state in ("refused", "interrupted"):
                 continue
-            if not any(word in call.script for word in ("commit", "create")):
+            if "commit" not in call.script and "create" not in call.script:
                 continue
+            output = runners.plain(call.output)
             for command in call.commands:
                 words = _without_globals(command.words)
-                if words[:2] == ["git", "commit"] and (made := _COMMITTED.search(call.output)):
+                if words[:2] == ["git", "commit"] and (made := _COMMITTED.search(output)):
                     found.append(_item("commit", call.result, made[1]))
                     break
                 is_request = words[:3] in (["gh", "pr", "create"], ["glab", "mr", "create"])
-                if is_request and call.state != "failed" and (asked := _REQUESTED.search(call.output)):
+                if is_request and call.state != "failed" and (asked := _REQUESTED.search(output)):
                     found.append(_item("pull_request", call.result, f"#{asked[1]}"))
                     break
         return found
@@ -339,7 +339,8 @@ class _Reading:
         if not at.keys().isdisjoint({"user_interrupted", "call_refused", "api_error", "limit"}):
             return "interrupted"
         if self.row.get("completed") is False:
-            return "failure"
+            # Codex says so of a turn that was aborted.
+            return "interrupted" if self.row.get("source_kind") == "codex" else "failure"
         if "user_accepted" in at:
             return "success"
         wrong = max(at.get("user_corrected", [-1]))
@@ -349,7 +350,7 @@ class _Reading:
         latest = max(checks, key=lambda kind: checks[kind]) if checks else ""
         edited = max(self.edits, default=-1)
         # What was not worked on is as it was found.
-        if not self.edits:
+        if not self.edits and not self.repaired and "commit" not in at:
             return "unknown"
         proves = {kind: index > max(edited, wrong) for kind, index in checks.items()}
         if latest in ("tests_failed", "build_failed") and proves[latest]:
@@ -373,9 +374,9 @@ def _edits_code(call: Call) -> bool:
         return False
     if call.script is not None:
         paths = _written(call)
-    elif call.name.lower() in _EDITING and isinstance(call.arguments, Mapping):
-        if call.arguments.get("command") in _LOOKING:
-            return False
+    elif call.name.lower() not in _NO_EDITING and _EDITING.search(runners.plain(call.name)):
+        if not isinstance(call.arguments, Mapping) or call.arguments.get("command") in _LOOKING:
+            return not isinstance(call.arguments, Mapping)
         paths = [call.arguments[key] for key in _PATHS if isinstance(call.arguments.get(key), str)]
         for text in call.arguments.values():
             if isinstance(text, str) and "*** " in text:
@@ -407,12 +408,12 @@ def _written(call: Call) -> list[str]:
     return found
 
 
-_CUT = re.compile(r"(?:\s*2>&1|\s*\|\s*(?:tail|head)(?:\s+-\S+(?:\s+\d+)?)*)+\s*$")
+_CUT = re2.compile(r"(?:\s*2>&1|\s*\|\s*(?:tail|head)(?:\s+-\S+(?:\s+\d+)?)*)+\s*$")
 
 
 def _goal(call: Call) -> Any:
     if call.script is not None:
-        return call.directory, _CUT.sub("", call.script[-100_000:].strip())
+        return call.directory, _CUT.sub("", runners.plain(call.script).strip())
     if isinstance(call.arguments, Mapping):
         for key in _PATHS:
             if isinstance(path := call.arguments.get(key), str):

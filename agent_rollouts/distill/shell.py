@@ -31,7 +31,8 @@ _SHELLS = frozenset({"bash", "sh", "zsh", "dash", "ksh"})
 _VALUED = frozenset({
     "-C", "-E", "-c", "-e", "-k", "-n", "-p", "-s", "-u", "-w", "--directory", "--env-file", "--extra", "--filter",
     "--group", "--only-group", "--package", "--prefix", "--project", "--python", "--signal", "--with", "--workdir",
-    "--with-requirements", "--kill-after", "--workspace", "--user", "--env", "--cwd", "--dir",
+    "--with-requirements", "--kill-after", "--workspace", "--user", "--env", "--cwd", "--dir", "-v", "--volume",
+    "--name", "--network", "--platform", "--mount", "--entrypoint", "--file",
 })  # fmt: skip
 _RUNNING = {
     "bundle": ("exec",), "bunx": (), "command": (), "conda": ("run",), "coverage": ("run",), "dotenv": (), "env": (),
@@ -39,6 +40,7 @@ _RUNNING = {
     "pipenv": ("run",), "pixi": ("run",), "pnpx": (), "poetry": ("run",), "rye": ("run",), "stdbuf": (), "sudo": (),
     "time": (), "timeout": (), "uv": ("run",), "uvx": (), "xvfb-run": (),
 }  # fmt: skip
+_CONTAINERS = frozenset({"docker", "podman", "docker-compose"})
 _SUBCOMMANDS = {("pnpm", "exec"), ("pnpm", "dlx"), ("yarn", "exec"), ("yarn", "dlx"), ("npm", "exec"), ("bun", "x")}
 _OPENING = frozenset({"if", "then", "else", "elif", "while", "until", "do", "{", "!"})
 _CLOSING = frozenset({"fi", "done", "esac", "}"})
@@ -137,8 +139,9 @@ def _commands(text: str, directory: str, depth: int) -> list[Command]:
     if depth > _DEPTH:
         raise _UnreadableError
     simples, _ = _walk(_Reader(text).items(), directory)
-    stops = any(s.words[:1] == ["set"] and any(re.fullmatch(r"-\w*e\w*", word) for word in s.words) for s in simples)
-    has_pipefail = any(s.words[:1] == ["set"] and "pipefail" in s.words for s in simples)
+    options = [word for simple in simples if simple.words[:1] == ["set"] for word in simple.words[1:]]
+    stops = any(word in ("errexit", "-e") or (word[:1] == "-" and len(word) < 6 and "e" in word) for word in options)
+    has_pipefail = "pipefail" in options
     operators = [";" if s.follows == "\n" else s.follows for s in simples]
     if stops:
         operators = ["&&" if operator == ";" else operator for operator in operators]
@@ -261,6 +264,8 @@ def _unwrapped(words: list[str]) -> list[str]:
             skipped = 1
         elif under and words[1:2] == [under[0]]:
             skipped = 2
+        elif name in _CONTAINERS and (inside := {"exec", "run"} & set(words[1:3])):
+            skipped = words.index(inside.pop()) + 1
         if not skipped:
             return words
         rest = words[skipped:]
@@ -269,7 +274,7 @@ def _unwrapped(words: list[str]) -> list[str]:
                 del rest[0]
                 break
             del rest[: 2 if rest[0] in _VALUED and "=" not in rest[0] else 1]
-        if name == "timeout":
+        if name == "timeout" or name in _CONTAINERS:
             del rest[:1]
         if not rest:
             return words
