@@ -105,8 +105,8 @@ def test_where_a_command_runs() -> None:
 
 
 PIECES = st.sampled_from(
-    ["pytest", "cd a", " && ", " | ", "\n", ";", "'", '"', "$(", ")", "`", "(", "<<EOF\n", "EOF\n", "\\", "> f", "bash -c ",
-     "#", "&", "||", "uv run ", "2>&1", "-", "=", "é", "for x in", "do ", "\x00", "tail -3"]
+    ["pytest", "cd a", " && ", " | ", "\n", ";", "'", '"', "$(", ")", "`", "(", "<<EOF\n", "EOF\n", "\\", "> f",
+     "bash -c ", "#", "&", "||", "uv run ", "2>&1", "-", "=", "é", "for x in", "do ", "\x00", "tail -3"]
 )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -173,7 +174,7 @@ def prompts(messages: Sequence[Mapping[str, Any]]) -> list[int]:
     return [i for i, m in enumerate(messages) if m["role"] == "user" and m.get("origin") in PROMPT_ORIGINS]
 
 
-def repeated(found: Sequence[Call], prompts: Iterable[int]) -> dict[int, int]:
+def repeated(found: Sequence[Call], prompts: Sequence[int]) -> dict[int, int]:
     """Loops: of calls that only repeat, place in `found` to how often it has now been made.
 
     Counted is a call that was made before, with the same result, since the last prompt. Whenever a call is new, or
@@ -181,13 +182,11 @@ def repeated(found: Sequence[Call], prompts: Iterable[int]) -> dict[int, int]:
     waiting for something that runs.
     """
     times: dict[int, int] = {}
-    starts = sorted(prompts)
     seen: dict[Any, int] = {}
     begun = 0
     for place, call in enumerate(found):
-        while begun < len(starts) and starts[begun] < call.message:
-            begun += 1
-            seen = {}
+        if (now := bisect(prompts, call.message)) > begun:
+            begun, seen = now, {}
         if call.result is None or call.state == "running" or call.name.lower() in _POLLS:
             continue
         same = (call.identity, call.output if call.script is not None else call.content, call.exit_code, call.state)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -149,21 +150,24 @@ def evidence(row: Row) -> dict[str, Any]:
         "outcome": reading.outcome(items),
         "outcome_evidence": items,
         "tool_error_count": sum(call.state == "failed" for call in found),
-        "error_recoveries": recoveries(found),
+        "error_recoveries": recoveries(found, reading.prompts),
         "loop_count": sum(times == 3 for times in loops.values()),
     }
 
 
-def recoveries(found: Sequence[Call]) -> list[dict[str, int]]:
+def recoveries(found: Sequence[Call], prompts: Sequence[int] = ()) -> list[dict[str, int]]:
     """Spans from the message of a failed call to the result with which the same goal was reached.
 
-    The same goal is: a run that covers the red one; the same script, whatever cut its output; the same tool for the
-    same file or address; else the same call.
+    The same goal is: a run that covers the red one; and, before the user's next prompt, the same script, whatever cut
+    its output; the same tool for the same file or address; else the same call.
     """
     spans: list[dict[str, int]] = []
     failed: dict[Any, int] = {}
     red: list[tuple[runners.Run, int]] = []
+    begun = 0
     for call in found:
+        if (now := bisect(prompts, call.message)) > begun:
+            begun, failed = now, {}
         if call.result is None or call.state in ("refused", "interrupted", "running"):
             continue
         told = [run for run in call.runs if run.passed is not None]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import re2
 
@@ -156,7 +156,7 @@ RUNNERS = (
     Runner("mypy", "lint", ("mypy", "dmypy run"), r"^(?:Success: no issues found|Found \d+ errors? in).*$", "Found",
            "Success"),
     Runner("pyright", "lint", ("pyright", "basedpyright"), r"^\d+ errors?, \d+ warnings?.*$", rf"^{_SOME} ", "^0 "),
-    Runner("ruff", "lint", ("ruff check",), r"^(?:All checks passed!|Found \d+ errors?.*)$",
+    Runner("ruff", "lint", ("ruff check",), r"^(?:All checks passed!|Found \d+ errors?(?:\.| \().*)$",
            rf"^Found {_SOME} errors?(?:\.$|.* {_SOME} remaining)", r"^All|\b0 remaining"),
     Runner("ty", "lint", ("ty check",), r"^(?:All checks passed!|Found \d+ diagnostics?)$", rf"{_SOME}", "All"),
     Runner("eslint", "lint", ("eslint",), r"^✖ \d+ problems? .*$", rf"\({_SOME} errors?"),
@@ -231,6 +231,10 @@ class Run(NamedTuple):
         return bool(other.targets) and all(any(_under(o, own) for own in self.targets) for o in other.targets)
 
 
+# Kind, name, runner and further words of a command.
+Known: TypeAlias = tuple[str, str, Runner | None, Sequence[str]]
+
+
 def runs(commands: Sequence[Command], output: str, exit_code: int | None) -> list[Run]:
     """The runs among the commands of one call, each with how its totals, or its exit code, say that it ended."""
     found = [(command, known) for command in commands if (known := _recognise(command.words))]
@@ -238,18 +242,16 @@ def runs(commands: Sequence[Command], output: str, exit_code: int | None) -> lis
         return []
     output = plain(output)
     result = []
-    for command, (kind, name, runner, rest) in found:
-        several = sum(other[1] == name for _, other in found) > 1
+    for place, (command, (kind, name, runner, rest)) in enumerate(found):
         targets, selection = _pointed_at(rest, runner, command.directory, name)
-        summed: list[tuple[Runner, list[str]]]
-        if runner:
-            lines = _summed(runner, output, last=not several) if runner.totals else []
-            summed = [(runner, lines)] if lines else []
-        elif summed := _unnamed(("tests",) if kind == "tests" else ("build", "lint"), output):
-            name = ", ".join(found.name for found, _ in summed) if kind == "tests" else name
-        elif kind == "tests" and _CHECK_NAME.search(name):
+        summed = _summed(place, [known for _, known in found], output)
+        if summed and runner is None and kind == "tests":
+            name = ", ".join(other.name for other, _ in summed)
+        elif not summed and runner is None and kind == "tests" and _CHECK_NAME.search(name):
             kind = "lint"
-        if summed:
+        if summed is None:
+            passed = None
+        elif summed:
             passed = _judged(summed, output, command, exit_code)
             # Of what a project's own script runs, one part may be well; all of it is when it ends with 0.
             if runner is None and kind != "tests" and passed:
@@ -274,8 +276,8 @@ def plain(text: str) -> str:
     return text.replace("\r\n", "\n") if "\r" in text else text
 
 
-def _recognise(words: Sequence[str]) -> tuple[str, str, Runner | None, Sequence[str]] | None:
-    """Kind, name, runner and further words of a command; no runner where a project's own script stands between."""
+def _recognise(words: Sequence[str]) -> Known | None:
+    """What a command is; no runner where a project's own script stands between."""
     if not words or not _IDLE.isdisjoint(words[1:]):
         return None
     program = _ALIASES.get(words[0], words[0])
@@ -297,7 +299,7 @@ def _recognise(words: Sequence[str]) -> tuple[str, str, Runner | None, Sequence[
     return None
 
 
-def _of_script(program: str, words: list[str]) -> tuple[str, str, Runner | None, Sequence[str]] | None:
+def _of_script(program: str, words: list[str]) -> Known | None:
     if program in _PACKAGES:
         if words[:1] in (["run"], ["run-script"]):
             words = words[1:]
@@ -321,7 +323,7 @@ def _of_script(program: str, words: list[str]) -> tuple[str, str, Runner | None,
     return None
 
 
-def _recognise_direct(words: Sequence[str]) -> tuple[str, str, Runner | None, Sequence[str]] | None:
+def _recognise_direct(words: Sequence[str]) -> Known | None:
     """`pnpm vitest`, `yarn jest`: a program of the project in the place of a script."""
     if words and words[0] not in _SCRIPTS and ((words[0],) in _COMMANDS or tuple(words[:2]) in _COMMANDS):
         return _recognise(words)
@@ -370,16 +372,30 @@ def _under(path: str, folder: str) -> bool:
     return path == folder or folder in ("", ".") or path.startswith(folder.rstrip("/") + "/")
 
 
-def _summed(runner: Runner, output: str, *, last: bool) -> list[str]:
-    found = [match.group() for match in _TOTALS[runner].finditer(output)]
-    # A test may print what looks like totals before the runner does, which has the last word.
-    return found[-1:] if last and runner.needs == "line" else found
+def _summed(place: int, found: Sequence[Known], output: str) -> list[tuple[Runner, list[str]]] | None:
+    """The totals of the run at a place among those of a script; None when it is not clear whose they are."""
+    kind, _, runner, _ = found[place]
+    named = {known: _lines(known, output) for _, _, known, _ in found if known and known.totals}
+    if runner is None:
+        kinds = ("tests",) if kind == "tests" else ("build", "lint")
+        every = ((other, _lines(other, output)) for other in _TOTALS if other.kind in kinds and other not in named)
+        summed = [(other, lines) for other, lines in every if lines]
+        is_clear = sum(known is None for _, _, known, _ in found) == 1
+    elif lines := named.get(runner, []):
+        same = [other for other, known in enumerate(found) if known[2] is runner]
+        is_clear = not any(set(lines) & set(others) for known, others in named.items() if known is not runner)
+        if is_clear and runner.needs == "line" and len(same) in (1, len(lines)):
+            # A test may print what looks like totals before the runner does, which has the last word.
+            return [(runner, [lines[-1] if len(same) == 1 else lines[same.index(place)]])]
+        summed, is_clear = [(runner, lines)], is_clear and len(same) == 1
+    else:
+        return []
+    is_bad = any(_ABOUT[other][0].search(line) for other, lines in summed for line in lines)
+    return None if is_bad and not is_clear else summed
 
 
-def _unnamed(kinds: Sequence[str], output: str) -> list[tuple[Runner, list[str]]]:
-    """The totals of all runners of these kinds."""
-    every = ((runner, _summed(runner, output, last=False)) for runner in _TOTALS if runner.kind in kinds)
-    return [(runner, summed) for runner, summed in every if summed]
+def _lines(runner: Runner, output: str) -> list[str]:
+    return [match.group() for match in _TOTALS[runner].finditer(output)]
 
 
 def _judged(
