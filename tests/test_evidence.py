@@ -234,6 +234,29 @@ def test_which_run_takes_the_place_of_another(new: str, old: str, expected: bool
     assert one.covers(other) is expected
 
 
+PATHS = st.lists(st.sampled_from(["a", "b", "c"]), max_size=3).map(lambda parts: "/".join(["/work", *parts]))
+RUNS = st.builds(
+    runners.Run,
+    st.just("tests"),
+    st.sampled_from(["pytest", "jest"]),
+    PATHS | st.sampled_from(["", "."]),
+    st.frozensets(PATHS, max_size=2),
+    st.frozensets(st.just("-k"), max_size=1),
+    st.booleans(),
+)
+
+
+@given(st.lists(RUNS, max_size=8), RUNS)
+def test_a_ledger_finds_what_a_search_finds(entered: list[runners.Run], new: runners.Run) -> None:
+    ledger = runners.Ledger()
+    for place, run in enumerate(entered):
+        ledger.add(run, place)
+    for key in ledger.covered(entered[0])[1:] if entered else ():
+        ledger.drop(key)
+    expected = [key for key, (run, _) in ledger.entries.items() if new.covers(run)]
+    assert ledger.covered(new) == expected
+
+
 def test_a_green_run_before_an_edit_proves_nothing() -> None:
     found = evidence(row(user(GO), edit(), bash("pytest", PYTEST_GREEN), edit()))
     assert (found["outcome"], kinds(found)) == ("unknown", ["tests_passed", "edited_after"])

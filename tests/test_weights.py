@@ -72,6 +72,8 @@ def test_failed_calls_are_kept_on_request() -> None:
     found = row(user(GO), edit(result=MISSING, error=True), edit(result=REFUSED, error=True), edit())
     assert reasons(weigh(found)) == ["failed_call", "refused_call", None]
     assert reasons(weigh(found, keep_failed_calls=True)) == [None, "refused_call", None]
+    again = row(user(GO), *(edit(result=MISSING, error=True) for _ in range(3)))
+    assert reasons(weigh(again, keep_failed_calls=True)) == [None, None, "loop"]
 
 
 def test_codex_words() -> None:

@@ -182,8 +182,8 @@ def repeated(found: Sequence[Call], prompts: Sequence[int]) -> dict[int, int]:
     waiting for something that runs.
     """
     times: dict[int, int] = {}
-    seen: dict[Any, int] = {}
-    begun = 0
+    seen: dict[Any, tuple[int, int]] = {}  # when counting began, and how often since
+    begun = since = 0
     for place, call in enumerate(found):
         if (now := bisect(prompts, call.message)) > begun:
             begun, seen = now, {}
@@ -191,11 +191,12 @@ def repeated(found: Sequence[Call], prompts: Sequence[int]) -> dict[int, int]:
             continue
         same = (call.identity, call.output if call.script is not None else call.content, call.exit_code, call.state)
         if same in seen:
-            seen[same] += 1
-            times[place] = seen[same]
+            before = seen[same]
+            times[place] = before[1] + 1 if before[0] == since else 2
+            seen[same] = since, times[place]
         else:
-            seen = dict.fromkeys(seen, 1)
-            seen[same] = 1
+            since += 1
+            seen[same] = since, 1
     return times
 
 

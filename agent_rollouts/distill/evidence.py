@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import re2
 from datasets import Features, List, Value
 
-from agent_rollouts.distill import runners
+from agent_rollouts.distill import runners, shell
 from agent_rollouts.distill.calls import Call, Row, calls, prompts, repeated
 
 OUTCOMES = ("success", "failure", "interrupted", "unknown")
@@ -163,7 +163,7 @@ def recoveries(found: Sequence[Call], prompts: Sequence[int] = ()) -> list[dict[
     """
     spans: list[dict[str, int]] = []
     failed: dict[Any, int] = {}
-    red: list[tuple[runners.Run, int]] = []
+    red = runners.Ledger()
     begun = 0
     for call in found:
         if (now := bisect(prompts, call.message)) > begun:
@@ -173,11 +173,13 @@ def recoveries(found: Sequence[Call], prompts: Sequence[int] = ()) -> list[dict[
         told = [run for run in call.runs if run.passed is not None]
         starts: list[int] = []
         for run in told:
+            covered = red.covered(run)
             if run.passed:
-                starts += [start for old, start in red if run.covers(old)]
-                red = [(old, start) for old, start in red if not run.covers(old)]
-            elif not any(old.covers(run) for old, _ in red):
-                red.append((run, call.message))
+                starts += [red.entries[key][1] for key in covered]
+                for key in covered:
+                    red.drop(key)
+            elif not any(red.entries[key][0].covers(run) for key in covered):
+                red.add(run, call.message)
         if not told and call.state in ("ok", "failed"):
             goal = _goal(call)
             if call.state == "failed":
@@ -233,7 +235,7 @@ class _Reading:
         self.last_said = spoken[-1] if spoken else -1
         own = [i for i in spoken if self.messages[i].get("origin") is None]
         self.last_answer = next((i for i in reversed(own) if self._is_answer(self.messages[i])), -1)
-        self.edits = [call.result for call in found if call.result is not None and _edits_code(call)]
+        self.edits = sorted(c.result for c in found if c.result is not None and _edits_code(c))
         self.repaired = False
 
     @staticmethod
@@ -291,23 +293,21 @@ class _Reading:
 
     def runs(self) -> list[dict[str, Any]]:
         """The last state of each run, and whether code was edited behind the last green one."""
-        last: list[tuple[runners.Run, int]] = []
+        last = runners.Ledger()
         for call in self.calls:
             for run in call.runs:
                 assert call.result is not None
-                # What a run came to that cannot be read is not known; without an edit it is what it was.
-                is_old = run.passed is None
-                had_red = any(not old.passed and run.covers(old) for old, _ in last)
-                last = [
-                    (old, index)
-                    for old, index in last
-                    if not run.covers(old) or (is_old and not any(index < edit < call.result for edit in self.edits))
-                ]
+                for key in last.covered(run):
+                    old, index = last.entries[key]
+                    self.repaired = self.repaired or (run.passed is True and not old.passed)
+                    # What a run came to that cannot be read is not known; without an edit it is what it was.
+                    if run.passed is not None or bisect(self.edits, index) < bisect(self.edits, call.result):
+                        last.drop(key)
                 if run.passed is not None:
-                    self.repaired = self.repaired or (run.passed and had_red)
-                    last.append((run, call.result))
-        found = [_item(f"{run.kind}_{'passed' if run.passed else 'failed'}", i, run.label) for run, i in last]
-        greens = [index for run, index in last if run.passed]
+                    last.add(run, call.result)
+        states = list(last.entries.values())
+        found = [_item(f"{run.kind}_{'passed' if run.passed else 'failed'}", i, run.label) for run, i in states]
+        greens = [index for run, index in states if run.passed]
         if greens and (later := [index for index in self.edits if index > max(greens)]):
             found.append(_item("edited_after", later[0], ""))
         return found
@@ -322,7 +322,7 @@ class _Reading:
                 continue
             output = runners.plain(call.output)
             for command in call.commands:
-                words = _without_globals(command.words)
+                words = shell.subcommand(command.words)
                 if words[:2] == ["git", "commit"] and (made := _COMMITTED.search(output)):
                     found.append(_item("commit", call.result, made[1]))
                     break
@@ -426,11 +426,3 @@ def _goal(call: Call) -> Any:
             if isinstance(text, str) and (paths := _PATCHED.findall(text)):
                 return call.name, tuple(paths)
     return call.identity
-
-
-def _without_globals(words: Sequence[str]) -> list[str]:
-    """A command of git without the options before its subcommand."""
-    found = list(words)
-    while len(found) > 1 and found[1].startswith("-"):
-        del found[1 : 3 if found[1] in ("-C", "-c", "--git-dir", "--work-tree", "-R", "--repo") else 2]
-    return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import re2
@@ -240,11 +240,11 @@ def runs(commands: Sequence[Command], output: str, exit_code: int | None) -> lis
     found = [(command, known) for command in commands if (known := _recognise(command.words))]
     if not found:
         return []
-    output = plain(output)
+    printed = _Printed(plain(output))
     result = []
     for place, (command, (kind, name, runner, rest)) in enumerate(found):
         targets, selection = _pointed_at(rest, runner, command.directory, name)
-        summed = _summed(place, [known for _, known in found], output)
+        summed = _summed(place, [known for _, known in found], printed)
         if summed and runner is None and kind == "tests":
             name = ", ".join(other.name for other, _ in summed)
         elif not summed and runner is None and kind == "tests" and _CHECK_NAME.search(name):
@@ -252,19 +252,60 @@ def runs(commands: Sequence[Command], output: str, exit_code: int | None) -> lis
         if summed is None:
             passed = None
         elif summed:
-            passed = _judged(summed, output, command, exit_code)
+            passed = _judged(summed, printed.text, command, exit_code)
             # Of what a project's own script runs, one part may be well; all of it is when it ends with 0.
             if runner is None and kind != "tests" and passed:
-                passed = _by_exit_code(command, exit_code, output)
-        elif kind != "tests" or (runner and _CUT_OUT.search(output)):
-            passed = _by_exit_code(command, exit_code, output)
+                passed = _by_exit_code(command, exit_code, printed.text)
+        elif kind != "tests" or (runner and _CUT_OUT.search(printed.text)):
+            passed = _by_exit_code(command, exit_code, printed.text)
         else:
             passed = None
         # A linter counts a file that is not there among its findings.
-        if kind == "lint" and passed is False and "No such file or directory" in output:
+        if kind == "lint" and passed is False and "No such file or directory" in printed.text:
             passed = None
         result.append(Run(kind, name, command.directory, targets, selection, passed))
     return result
+
+
+class Ledger:
+    """Runs with a place each, in order, from which the ones that another run covers are found without a search."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, tuple[Run, int]] = {}
+        self._at: dict[tuple[str, ...], set[int]] = {}
+        self._next = 0
+
+    def add(self, run: Run, place: int) -> None:
+        """Enter a run."""
+        self.entries[self._next] = run, place
+        for anchor in self._anchors(run):
+            self._at.setdefault(anchor, set()).add(self._next)
+        self._next += 1
+
+    def covered(self, run: Run) -> list[int]:
+        """The keys of entries that a run covers, in order."""
+        paths = [("under", target) for target in run.targets] or [("in", run.directory)]
+        keys = {key for what, path in paths for key in self._at.get((run.kind, run.runner, what, *_parts(path)), ())}
+        return sorted(key for key in keys if run.covers(self.entries[key][0]))
+
+    def drop(self, key: int) -> None:
+        """Take an entry out."""
+        run, _ = self.entries.pop(key)
+        for anchor in self._anchors(run):
+            self._at[anchor].discard(key)
+
+    @staticmethod
+    def _anchors(run: Run) -> Iterator[tuple[str, ...]]:
+        for what, path in (("in", run.directory), ("under", min(run.targets, default=None))):
+            if path is not None:
+                parts = _parts(path)
+                for end in range(len(parts) + 1):
+                    yield (run.kind, run.runner, what, *parts[:end])
+
+
+def _parts(path: str) -> list[str]:
+    # No project is deeper, and the rest is compared anyway.
+    return [part for part in path.split("/", 40)[:40] if part not in ("", ".")]
 
 
 def plain(text: str) -> str:
@@ -372,18 +413,33 @@ def _under(path: str, folder: str) -> bool:
     return path == folder or folder in ("", ".") or path.startswith(folder.rstrip("/") + "/")
 
 
-def _summed(place: int, found: Sequence[Known], output: str) -> list[tuple[Runner, list[str]]] | None:
+class _Printed:
+    """An output, and the totals that were looked for in it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.found: dict[str, list[str]] = {}
+
+    def totals(self, runner: Runner) -> list[str]:
+        key = f"{runner.kind} {runner.name}"
+        if key not in self.found:
+            lines = _TOTALS[runner].finditer(self.text) if runner.totals else ()
+            self.found[key] = [match.group() for match in lines]
+        return self.found[key]
+
+
+def _summed(place: int, found: Sequence[Known], printed: _Printed) -> list[tuple[Runner, list[str]]] | None:
     """The totals of the run at a place among those of a script; None when it is not clear whose they are."""
     kind, _, runner, _ = found[place]
-    named = {known: _lines(known, output) for _, _, known, _ in found if known and known.totals}
+    named = list(dict.fromkeys(known for _, _, known, _ in found if known))
     if runner is None:
         kinds = ("tests",) if kind == "tests" else ("build", "lint")
-        every = ((other, _lines(other, output)) for other in _TOTALS if other.kind in kinds and other not in named)
-        summed = [(other, lines) for other, lines in every if lines]
+        others = (other for other in _TOTALS if other.kind in kinds and other not in named)
+        summed = [(other, lines) for other in others if (lines := printed.totals(other))]
         is_clear = sum(known is None for _, _, known, _ in found) == 1
-    elif lines := named.get(runner, []):
+    elif lines := printed.totals(runner):
         same = [other for other, known in enumerate(found) if known[2] is runner]
-        is_clear = not any(set(lines) & set(others) for known, others in named.items() if known is not runner)
+        is_clear = not any(set(lines) & set(printed.totals(known)) for known in named if known is not runner)
         if is_clear and runner.needs == "line" and len(same) in (1, len(lines)):
             # A test may print what looks like totals before the runner does, which has the last word.
             return [(runner, [lines[-1] if len(same) == 1 else lines[same.index(place)]])]
@@ -392,10 +448,6 @@ def _summed(place: int, found: Sequence[Known], output: str) -> list[tuple[Runne
         return []
     is_bad = any(_ABOUT[other][0].search(line) for other, lines in summed for line in lines)
     return None if is_bad and not is_clear else summed
-
-
-def _lines(runner: Runner, output: str) -> list[str]:
-    return [match.group() for match in _TOTALS[runner].finditer(output)]
 
 
 def _judged(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _TOOLS = {
@@ -48,7 +48,8 @@ _QUIET = frozenset(
     {"cd", "source", ".", "export", "set", "echo", "printf", "mkdir", "unset", "ulimit", "umask", "true"}
 )
 _DEPTH = 12
-_LONGEST = 200_000
+# Longer scripts than any are no use, and would take time.
+_LONGEST, _MOST = 200_000, 300
 _SPECIAL = re.compile(r"[\s'\"\\$`;&|<>()#]")
 _IN_DOUBLE = re.compile(r'["\\$`]')
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
@@ -118,6 +119,14 @@ def last_directory(script: str, directory: str = "") -> str:
         return directory
 
 
+def subcommand(words: Sequence[str]) -> list[str]:
+    """The words of `git` or `gh` without the options before their subcommand."""
+    found = list(words)
+    while len(found) > 1 and found[1].startswith("-"):
+        del found[1 : 3 if found[1] in ("-C", "-c", "--git-dir", "--work-tree", "-R", "--repo") else 2]
+    return found
+
+
 class _UnreadableError(Exception):
     """A script that is no whole Bourne shell, or one that is too deep."""
 
@@ -139,6 +148,8 @@ def _commands(text: str, directory: str, depth: int) -> list[Command]:
     if depth > _DEPTH:
         raise _UnreadableError
     simples, _ = _walk(_Reader(text).items(), directory)
+    if len(simples) > _MOST:
+        raise _UnreadableError
     options = [word for simple in simples if simple.words[:1] == ["set"] for word in simple.words[1:]]
     stops = any(word in ("errexit", "-e") or (word[:1] == "-" and len(word) < 6 and "e" in word) for word in options)
     has_pipefail = "pipefail" in options

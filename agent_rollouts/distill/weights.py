@@ -3,8 +3,8 @@
     row = weigh(row)        # weight 0 with a weight_reason on the others; absent means 1
 
 The unit is the message. One with several calls gets weight 0 for its calls only when none of them is worth
-imitating; the reason is then the first of refused_call, failed_call, loop that one of them has. What it said beside
-such calls shares their weight. A weight that is there already stays, and no text is ever changed.
+imitating; the reason is then the first of refused_call, failed_call, loop, interrupted that one of them has. What it
+said beside such calls shares their weight. A weight that is there already stays, and no text is ever changed.
 
 A call that ended with an error has not failed when it did what it was for: tests that ran and were red, findings
 of a compiler or linter, a search without a hit. Calls that were stopped on the way are interrupted.
@@ -35,7 +35,7 @@ REASONS = {
 """Why a message has weight 0. Formats have further reasons of their own, which are kept."""
 
 _OF_CALLS = ("refused_call", "failed_call", "loop", "interrupted")
-_STATES = {"refused": "refused_call", "failed": "failed_call", "interrupted": "interrupted"}
+_STOPPED = {"refused": "refused_call", "interrupted": "interrupted"}
 
 
 def weigh(row: Row, *, keep_failed_calls: bool = False) -> dict[str, Any]:
@@ -73,8 +73,8 @@ def to_axolotl(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def to_ms_swift(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages with ms-swift's `loss` (true or false) on the assistant's.
 
-    It overrules `--loss_scale`'s choice of turns and holds for a message's calls, too. What the template puts
-    behind an answer is trained on all the same (ms-swift 4.6, `loss_scale/base.py`, `template_inputs.py`).
+    It overrules ms-swift's own choice of turns (`loss_scale`) and holds for a message's calls, too. What the template
+    puts behind an answer is trained on all the same (ms-swift 4.6, `loss_scale/base.py`, `template_inputs.py`).
     """
     return [
         _renamed(message, "loss", _is_target(message) if message["role"] == "assistant" else None)
@@ -100,9 +100,11 @@ def _renamed(message: Mapping[str, Any], key: str, value: int | None) -> dict[st
 
 
 def _reason(call: Call, times: int) -> str | None:
-    if call.state == "failed" and call.reported:
-        return "loop" if times >= 3 else None
-    return _STATES.get(call.state) or ("loop" if times >= 3 else None)
+    if call.state in _STOPPED:
+        return _STOPPED[call.state]
+    if times >= 3:
+        return "loop"
+    return "failed_call" if call.state == "failed" and not call.reported else None
 
 
 def _of_message(message: Mapping[str, Any]) -> str | None:
