@@ -75,8 +75,14 @@ RULES = (
         "the last prompt, from its start: still fails, that is wrong, doesn't work, you broke, revert …",
         "failure when it was not answered; what was proved before no longer counts",
     ),
-    Rule("tests_passed", _LAST, "success when code was edited before it, none after it, and nothing else is red"),
-    Rule("tests_failed", _LAST, "failure when code was edited before it, none after it, and it is the last run of all"),
+    Rule(
+        "tests_passed",
+        _LAST,
+        "success when code was edited, repaired or committed before it, none edited after it, and nothing else is red",
+    ),
+    Rule(
+        "tests_failed", _LAST, "failure when code was so before it, none edited after it, and it is the last run of all"
+    ),
     Rule("build_passed", "the last such build: its last words, or its exit code", "as tests_passed, if committed then"),
     Rule("build_failed", "the last such build: its last words, or its exit code", "as tests_failed"),
     Rule("lint_passed", "the last such run of a linter or type checker", "as build_passed"),
