@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -19,7 +19,7 @@ from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.exceptions import DatasetGenerationError
 
 from agent_rollouts.configs import FormatConfig, file_rules, formats, selected
-from agent_rollouts.copies import elsewhere as copies_elsewhere
+from agent_rollouts.copies import Copies
 from agent_rollouts.errors import AgentRolloutsError, BadFileError, SourceError
 from agent_rollouts.features import FEATURES, encoded_row, table
 from agent_rollouts.formats import detect, read
@@ -32,8 +32,6 @@ logger = datasets.utils.logging.get_logger(__name__)
 ON_BAD_FILES = ("warn", "error", "skip")
 _TABLE_BYTES = 16 << 20
 _TABLE_ROWS = 256
-
-Elsewhere: TypeAlias = Mapping[str, frozenset[str]]
 
 
 @dataclass
@@ -131,24 +129,24 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
         # Files are opened where they lie, and read once: a download would only be one more copy.
         return [
             datasets.SplitGenerator(
-                name=split, gen_kwargs={"files": list(files), "elsewhere": copies_elsewhere(files, self.config.name)}
+                name=split, gen_kwargs={"files": list(files), "copies": Copies(files, self.config.name)}
             )
             for split, files in self.config.data_files.items()
         ]
 
-    def _generate_shards(self, files: list[str], elsewhere: Elsewhere) -> Iterator[str]:
+    def _generate_shards(self, files: list[str], copies: Copies) -> Iterator[str]:
         yield from files
 
-    def _generate_examples(self, files: list[str], elsewhere: Elsewhere) -> Iterator[tuple[Key, dict[str, Any]]]:
+    def _generate_examples(self, files: list[str], copies: Copies) -> Iterator[tuple[Key, dict[str, Any]]]:
         """Rows, with their JSON columns as the text that is stored."""
-        for number, (shard, rollout) in enumerate(self._rollouts(files, elsewhere)):
+        for number, (shard, rollout) in enumerate(self._rollouts(files, copies)):
             yield Key(shard, number), encoded_row(rollout)
 
-    def _generate_tables(self, files: list[str], elsewhere: Elsewhere) -> Iterator[tuple[Key, pa.Table]]:
+    def _generate_tables(self, files: list[str], copies: Copies) -> Iterator[tuple[Key, pa.Table]]:
         """The same rows as tables of about 16 MB, so that no batch comes near Arrow's limit of 2 GB."""
         waiting: list[Rollout] = []
         number = size = first = 0
-        for shard, rollout in self._rollouts(files, elsewhere):
+        for shard, rollout in self._rollouts(files, copies):
             size += len(rollout.messages.data) + sum(len(media.data or b"") for media in rollout.media)
             first = first if waiting else shard
             waiting.append(rollout)
@@ -180,15 +178,15 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             # datasets holds tables of one row back until it has a thousand; the next table, though empty, flushes them.
             yield ready.slice(0, 0)
 
-    def _rollouts(self, files: list[str], elsewhere: Elsewhere) -> Iterator[tuple[int, Rollout]]:
+    def _rollouts(self, files: list[str], copies: Copies) -> Iterator[tuple[int, Rollout]]:
         rules = file_rules(self.config.name, self.config.file_pattern)
-        reader = functools.partial(self._read, elsewhere)
+        reader = functools.partial(self._read, copies)
         for shard, path in enumerate(files):
             for rollout in each(path, reader, self._report, **rules):
                 if rollout and (self.config.internal or rollout.internal is None):
                     yield shard, rollout
 
-    def _read(self, elsewhere: Elsewhere, source: Source) -> Iterator[Rollout]:
+    def _read(self, copies: Copies, source: Source) -> Iterator[Rollout]:
         config = self.config
         return read(
             source,
@@ -196,7 +194,7 @@ class AgentRollouts(datasets.ArrowBasedBuilder, datasets.GeneratorBasedBuilder):
             history=config.history,
             branches=config.branches,
             strict=config.strict,
-            elsewhere=elsewhere.get(source.path, ()),
+            elsewhere=copies.elsewhere(source),
             copies=config.copies,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import os
 from collections.abc import Mapping
@@ -19,20 +20,22 @@ FOLDER = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 @dataclass(frozen=True)
 class FormatConfig:
-    """One format: where its files lie by default, which of them are rollouts, and where each column comes from."""
+    """One format: where its files lie by default, which of them are rollouts, and what it was tested on,
+    and where each column comes from."""
 
     name: str
     title: str
     homepage: str
     patterns: tuple[str, ...]
     recognised_by: str
+    tested: str
     roots: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def existing_roots(self) -> list[str]:
-        """The default folders that are there on this machine, `~` expanded."""
-        return [root for root in map(os.path.expanduser, self.roots) if os.path.isdir(root)]
+        """The default folders and files that are there on this machine, `~` expanded."""
+        return [root for root in map(os.path.expanduser, self.roots) if os.path.exists(root)]
 
 
 @functools.cache
@@ -62,5 +65,7 @@ def selected(name: str) -> list[FormatConfig]:
 def file_rules(name: str, file_pattern: str | None = None) -> dict[str, tuple[str, ...]]:
     """Which files of a folder to read for a format: `patterns` and `ignored`, as `source.find` takes them."""
     chosen = selected(name)
-    patterns = (file_pattern,) if file_pattern else tuple(dict.fromkeys(p for c in chosen for p in c.patterns))
+    named = (file_pattern,) if file_pattern else tuple(dict.fromkeys(p for c in chosen for p in c.patterns))
+    # `session-*.jsonl` says nothing beside `*.jsonl`.
+    patterns = tuple(p for p in named if not any(p != wider and fnmatch.fnmatchcase(p, wider) for wider in named))
     return {"patterns": patterns, "ignored": tuple(dict.fromkeys(i for c in chosen for i in c.ignored))}

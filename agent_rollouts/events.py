@@ -15,13 +15,14 @@ formats, in `agent_rollouts.rollout.assemble`.
     Branched   which records lie on withdrawn branches of a conversation tree
     Interrupted  the user stopped the assistant turn that came last
     Compacted  the model's context was replaced
+    Edited     a message was changed or dropped in the model's context
     Skipped    something was not used
     End        the rollout is complete
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -133,7 +134,7 @@ class Branched(NamedTuple):
     """Nodes that the active line does not hold, and the same for every other leaf."""
 
     hidden: frozenset[int]
-    others: Sequence[frozenset[int]] = ()
+    others: Iterable[frozenset[int]] = ()
 
 
 class Interrupted(NamedTuple):
@@ -146,12 +147,28 @@ class Compacted(NamedTuple):
     """The context became `context`: summary and kept messages, the latter marked as `replayed`.
 
     `kept` names nodes of this rollout that stayed in the context without being written again;
-    they follow `context`.
+    they follow `context`, those in `head` stand before it. `node` is the record's own, where a compaction is
+    part of a conversation tree: only lines that hold it were compacted, and `context` is no part of the
+    full history.
     """
 
     note: dict[str, JSON]
     context: Sequence[Event] = ()
     kept: frozenset[int] = frozenset()
+    head: frozenset[int] = frozenset()
+    node: int = -1
+
+
+class Edited(NamedTuple):
+    """From `at.node` on the context has `text` in place of what the record `target` said, or, with None, nothing.
+
+    The full history keeps what was said, with weight 0 for `at.weight_reason`.
+    """
+
+    at: At
+    target: int
+    text: str | None = None
+    media: Sequence[Media] = ()
 
 
 @dataclass(slots=True)
@@ -180,6 +197,7 @@ Event: TypeAlias = (
     | Branched
     | Interrupted
     | Compacted
+    | Edited
     | Skipped
     | End
 )

@@ -114,6 +114,7 @@ ORIGINS = {
     "command": "a command of the agent's program itself",
     "command_output": "what such a command, or a shell line of the user, printed",
     "bash": "a shell line that the user ran beside the agent",
+    "observation": "the outcome of an action that the model wrote as text, not as a tool call",
     "agent_message": "another agent's message",
     "notification": "news of a background task",
     "reminder": "a reminder or instruction that the program slips in",

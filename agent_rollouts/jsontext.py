@@ -155,6 +155,16 @@ def exact_text(value: JSON) -> str:
         return "null"
 
 
+def as_dict(value: JSON) -> dict[str, JSON]:
+    """The object, or an empty one where it is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: JSON) -> list[JSON]:
+    """The list, or an empty one where it is none."""
+    return value if isinstance(value, list) else []
+
+
 def _keeps_keys(text: str) -> bool:
     doubled = False
 

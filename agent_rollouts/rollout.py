@@ -10,8 +10,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 from agent_rollouts.events import (
     JSON,
@@ -19,6 +19,7 @@ from agent_rollouts.events import (
     Branched,
     Called,
     Compacted,
+    Edited,
     End,
     Event,
     Facts,
@@ -40,6 +41,8 @@ from agent_rollouts.transcript import (
     instant_text,
     is_earlier,
     mark_copied,
+    put_apart,
+    spans,
     within,
     without,
 )
@@ -126,6 +129,24 @@ def assemble(events: Iterable[Event], *, history: str = "full", branches: str = 
         yield from draft.finish()
 
 
+class _Mark(NamedTuple):
+    """A compaction within a conversation tree, and which slots of which window it put into the context."""
+
+    event: Compacted
+    window: Transcript
+    slots: slice
+
+
+@dataclass
+class _View:
+    """A row in the making: its messages, which of them another row owns or an edit withdrew, and the compactions."""
+
+    slots: list[Slot]
+    copied: set[int] = field(default_factory=set)
+    edited: dict[int, str] = field(default_factory=dict)
+    notes: list[dict[str, JSON]] | None = None
+
+
 class _Draft:
     """A rollout in the making: its facts, its counts and its context windows."""
 
@@ -141,6 +162,8 @@ class _Draft:
         self.last: str | float | None = None
         self.compactions: list[tuple[dict[str, JSON], int]] = []
         self.branched = Branched(frozenset())
+        self.marks: list[_Mark] = []
+        self.edits: list[Edited] = []
         self.transcript = Transcript(self.skipped)
         self.windows = [self.transcript]
         self.seen: str | float | None = None
@@ -198,14 +221,27 @@ class _Draft:
     def _branch(self, event: Branched) -> None:
         self.branched = event
 
+    def _edit(self, event: Edited) -> None:
+        self.edits.append(event)
+
     def _compact(self, event: Compacted) -> None:
         transcript = self.transcript
         transcript.close_turn()
+        if event.node >= 0:
+            first = len(transcript.slots)
+            for inner in event.context if self.history != "full" else ():
+                self.take(type(inner), inner)
+            transcript.close_turn()
+            self.marks.append(_Mark(event, transcript, slice(first, len(transcript.slots))))
+            return
         kept = within(transcript.placed(), event.kept) if event.kept else []
+        head = within(transcript.placed(), event.head) if event.head else []
         self.compactions.append((event.note, len(transcript.slots)))
         if self.history != "full":
             self.transcript = Transcript(self.skipped, transcript)
             self.windows.append(self.transcript)
+            if head:
+                self.transcript.adopt(transcript, head)
         for inner in event.context:
             self.take(type(inner), inner)
         if self.history != "full" and kept:
@@ -234,33 +270,73 @@ class _Draft:
             for window in self.windows[:-1]:
                 window.lose(window.placed(), "before a compaction")
             del self.windows[:-1]
-        number = 0
-        lines: list[list[tuple[list[Slot], set[int]]]] = []
+        rows: list[tuple[Transcript, _View, bool, bool]] = []
         for window in self.windows:
             slots = window.placed()
-            lines.append([])
             shown: set[int] = set()
-            for hidden in (self.branched.hidden, *(self.branched.others if self.branches == "all" else ())):
-                line = without(slots, hidden)
-                if not lines[-1] or {id(slot) for slot in line} - shown:
-                    lines[-1].append((line, set(shown)))
-                    shown |= {id(slot) for slot in line}
+            lost: dict[int, str] = {}
+            others: Iterable[frozenset[int]] = self.branched.others if self.branches == "all" else ()
+            for line, hidden in enumerate(chain((self.branched.hidden,), others)):
+                views = self._views(window, without(slots, hidden), hidden, lost)
+                again = set(shown)
+                for view in views:
+                    found = {id(slot) for slot in view.slots}
+                    if line == 0 or found - shown:
+                        view.copied |= shown
+                        last = window is self.windows[-1] and line == 0 and view is views[-1]
+                        only = len(self.windows) == len(views) == 1
+                        rows.append((window, view, last, (last or only) and not again))
+                        shown |= found
             # All losses are counted before the first rollout is given away.
-            window.lose((slot for slot in slots if id(slot) not in shown), "withdrawn")
-        for window, found in zip(self.windows, lines, strict=True):
-            for line, copied in found:
-                last = window is self.windows[-1] and line is found[0][0]
-                yield self._rollout(window, line, number, last=last, copied=copied)
-                number += 1
+            for slot in slots:
+                if id(slot) not in shown:
+                    window.lose((slot,), lost.get(id(slot), "withdrawn"))
+        for number, (window, view, last, has_usage) in enumerate(rows):
+            yield self._rollout(window, view, number, last=last, has_usage=has_usage)
 
-    def _rollout(
-        self, window: Transcript, slots: list[Slot], number: int, *, last: bool, copied: set[int] | None = None
-    ) -> Rollout:
-        def copy(slot: Slot, message: dict[str, JSON]) -> None:
-            if copied and id(slot) in copied:
+    def _views(self, window: Transcript, line: list[Slot], hidden: frozenset[int], lost: dict[int, str]) -> list[_View]:
+        """The rows of one line of a window: one, but for the segments of a conversation tree that was compacted."""
+        if not self.marks and not self.edits:
+            return [_View(line)]
+        here = [mark for mark in self.marks if mark.window is window]
+        marks = sorted((mark for mark in here if mark.event.node not in hidden), key=lambda mark: mark.event.node)
+        edits = [edit for edit in self.edits if edit.at.node not in hidden]
+        heads, line = put_apart(line, [window.slots[mark.slots] for mark in marks])
+        parts = spans(line, [mark.event.node for mark in marks])
+        reasons = {edit.target: edit.at.weight_reason or "superseded" for edit in edits}
+        edited = {id(slot): reasons[node] for slot in line for node in slot.nodes if node in reasons}
+        if self.history == "full":
+            places = [sum(map(len, parts[: k + 1])) for k in range(len(marks))]
+            notes = [{**mark.event.note, "message_index": place} for mark, place in zip(marks, places, strict=True)]
+            return [_View(line, edited=edited, notes=notes)]
+        notes = [{**mark.event.note, "segment": k} for k, mark in enumerate(marks, 1)]
+        views = []
+        for k, part in enumerate(parts):
+            if self.history == "context":
+                if k < len(marks):
+                    continue
+                lost |= {id(slot): "before a compaction" for slot in chain(line, *heads)}
+                part = window.edited(part, edits, lost)
+            kept: list[Slot] = []
+            if k:
+                event = marks[k - 1].event
+                done = edits if self.history == "context" else [e for e in edits if e.at.node < event.node]
+                kept = window.edited(within(list(chain(*parts[:k])), event.kept), done, lost)
+            views.append(
+                _View([*(heads[k - 1] if k else ()), *kept, *part], {id(slot) for slot in kept}, edited, notes)
+            )
+        return views
+
+    def _rollout(self, window: Transcript, view: _View, number: int, *, last: bool, has_usage: bool) -> Rollout:
+        slots, copied, edited = view.slots, view.copied, view.edited
+
+        def mark(slot: Slot, message: dict[str, JSON]) -> None:
+            if id(slot) in copied:
                 mark_copied(message)
+            elif id(slot) in edited:
+                message |= {"weight": 0, "weight_reason": edited[id(slot)]}
 
-        messages, media = window.messages(slots, copy if copied else None)
+        messages, media = window.messages(slots, mark if copied or edited else None)
         first = number == 0
         columns: dict[str, Any] = {
             key: value for key, value in self.values.items() if key in _FACTS and isinstance(value, _FACTS[key])
@@ -270,8 +346,10 @@ class _Draft:
         meta = dict(self.meta)
         if self.models:
             meta["models"] = self.models
-        if self.compactions:
-            arrivals = window.arrivals(slots)
+        if view.notes:
+            meta["compactions"] = view.notes
+        elif self.compactions:
+            arrivals = window.arrivals(slots) if self.history == "full" else []
             meta["compactions"] = [
                 {**note, "message_index": bisect_left(arrivals, place)}
                 if self.history == "full"
@@ -293,9 +371,9 @@ class _Draft:
             started_at=_moment(self.values.get("started_at"), self.first),
             ended_at=_moment(self.values.get("ended_at"), self.last),
         )
-        if rollout.usage is None and self.usage and (last or len(self.windows) == 1) and not copied:
+        if rollout.usage is None and self.usage and has_usage:
             rollout.usage = _sum(self.usage.values(), self.skipped)
-        elif copied or not last:
+        elif not (last and has_usage):
             rollout.usage = None
         if number:
             rollout.trace_id += f"#{number}"
@@ -315,6 +393,7 @@ _OTHERS: dict[type, Callable[[_Draft, Any], None]] = {
     Skipped: _Draft._skip,
     Branched: _Draft._branch,
     Compacted: _Draft._compact,
+    Edited: _Draft._edit,
     Rewound: _Draft._rewind,
     Interrupted: lambda draft, event: draft.transcript.interrupt(event),
 }

@@ -186,10 +186,21 @@ class Source:
         """The file beside this one, or None when there is none (never beside a member of an archive)."""
         if self._is_alone or "::" in self.path:
             return None
-        found = Source(posixpath.normpath(posixpath.join(posixpath.dirname(self.path), name)))
-        if "://" in self.path:
-            found.path = f"{self.path.partition('://')[0]}://{found.path.partition(':/')[2].lstrip('/')}"
+        scheme, separator, path = self.path.rpartition("://")
+        place = posixpath.normpath(posixpath.join(posixpath.dirname(path), name))
+        if separator and place.partition("/")[0] != path.partition("/")[0]:
+            return None  # above the host or bucket there is nothing
+        found = Source(scheme + separator + place)
         return found if found.stamp is not None else None
+
+    def names_beside(self) -> list[str]:
+        """The names in this file's folder, its own among them, sorted; none for a member of an archive."""
+        if self._is_alone or "::" in self.path:
+            return []
+        if "://" not in self.path:
+            return sorted(os.listdir(os.path.dirname(self.path) or os.curdir))
+        fs, path = fsspec.url_to_fs(self.path)
+        return sorted(posixpath.basename(found) for found in fs.ls(posixpath.dirname(path), detail=False))
 
     @functools.cached_property
     def stamp(self) -> float | None:
@@ -367,8 +378,9 @@ def reason(path: str, error: Exception) -> str:
 def stamped(path: str) -> tuple[str, str]:
     """A path with what tells that its file has changed: time and size, or the tag that its address gives."""
     if "://" not in path:
-        status = os.stat(path)
-        return path, f"{status.st_mtime_ns}-{status.st_size}"
+        # What a running agent has added to its database lies beside it until it is merged.
+        written = [os.stat(part) for part in (path, f"{path}-wal") if part == path or os.path.isfile(part)]
+        return path, "-".join(f"{status.st_mtime_ns}-{status.st_size}" for status in written)
     fs, inner = fsspec.url_to_fs(path)
     info = fs.info(inner)
     changed = next((info[key] for key in ("ETag", "etag", "LastModified", "mtime", "last_modified") if key in info), "")

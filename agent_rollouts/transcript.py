@@ -6,14 +6,15 @@ A finished message is kept as JSON text, so that a rollout of 200 MB costs 200 M
 from __future__ import annotations
 
 from array import array
+from bisect import bisect
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from typing import overload
 
 import orjson
 
-from agent_rollouts.events import JSON, At, Called, Interrupted, Media, Returned, Rewound, Said, Thought
+from agent_rollouts.events import JSON, At, Called, Edited, Interrupted, Media, Returned, Rewound, Said, Thought
 from agent_rollouts.features import PROMPT_ORIGINS
 from agent_rollouts.jsontext import exact_text
 
@@ -126,23 +127,29 @@ def mark_copied(message: dict[str, JSON]) -> None:
 
 def without(slots: list[Slot], hidden: frozenset[int]) -> list[Slot]:
     """The messages that no hidden record is part of; results go with the call that they answer."""
-    return [slot for slot, is_in in _membership(slots, hidden) if not is_in] if hidden else slots
+    if not hidden:
+        return slots
+    left = []
+    call_is_gone = False
+    for slot in slots:
+        is_gone = not hidden.isdisjoint(slot.nodes)
+        if slot.role != "tool":
+            call_is_gone = is_gone
+        if not (is_gone or call_is_gone):
+            left.append(slot)
+    return left
 
 
 def within(slots: list[Slot], kept: frozenset[int]) -> list[Slot]:
-    """The messages that a kept record is part of, and the results of their calls."""
-    return [slot for slot, is_in in _membership(slots, kept) if is_in]
-
-
-def _membership(slots: list[Slot], nodes: frozenset[int]) -> Iterator[tuple[Slot, bool]]:
-    call_is_in = False
+    """The messages that a kept record is part of; results go with the call that they answer."""
+    found = []
+    is_in = False
     for slot in slots:
-        is_in = not nodes.isdisjoint(slot.nodes)
-        if slot.role == "tool":
-            is_in = is_in or call_is_in
-        else:
-            call_is_in = is_in and slot.role == "assistant"
-        yield slot, is_in
+        if slot.role != "tool":
+            is_in = not kept.isdisjoint(slot.nodes)
+        if is_in:
+            found.append(slot)
+    return found
 
 
 def _stamped(
@@ -163,6 +170,33 @@ def _stamped(
         message["weight"] = 0
         message["weight_reason"] = reason
     return message
+
+
+def spans(slots: list[Slot], nodes: list[int]) -> list[list[Slot]]:
+    """The messages before, between and behind some records; results go with the call that they answer."""
+    found: list[list[Slot]] = [[] for _ in range(len(nodes) + 1)]
+    place = 0
+    for slot in slots:
+        if slot.role != "tool":
+            place = bisect(nodes, slot.nodes[0])
+        found[place].append(slot)
+    return found
+
+
+def put_apart(slots: list[Slot], sets: Sequence[Sequence[Slot]]) -> tuple[list[list[Slot]], list[Slot]]:
+    """The messages of each set, and the others; results go with the call that they answer."""
+    number = {id(one): place for place, some in enumerate(sets) for one in some}
+    if not number:
+        return [[] for _ in sets], slots
+    apart: list[list[Slot]] = [[] for _ in sets]
+    others: list[Slot] = []
+    target = others
+    for slot in slots:
+        if slot.role != "tool":
+            place = number.get(id(slot))
+            target = others if place is None else apart[place]
+        target.append(slot)
+    return apart, others
 
 
 class Transcript:
@@ -233,6 +267,8 @@ class Transcript:
             call_id = f"call_{len(self.call_slots) + 1}"
             while call_id in self.call_slots:
                 call_id += "_"
+            if self.unnamed and self.call_slots[self.unnamed[-1]][0] != turn.index:
+                self.unnamed.clear()  # what an earlier answer called and nothing answered will not be answered now
             self.unnamed.append(call_id)
         elif call_id in self.call_slots:
             for call in turn.calls:
@@ -341,6 +377,34 @@ class Transcript:
             if slot.role == "assistant" and "id" in message:
                 self.turn_slots[message["id"]] = index
             self.slots.append(self.store(slot.nodes, message))
+
+    def edited(self, slots: Sequence[Slot], edits: Sequence[Edited], lost: dict[int, str]) -> list[Slot]:
+        """The messages as edits left them in the context, the last one of each counting.
+
+        Calls and reasoning go with what an edit replaced, and the results with the calls. `lost` learns
+        what goes.
+        """
+        by_node = {edit.target: edit for edit in edits}
+        left: list[Slot] = []
+        calls_are_gone = False
+        for slot in slots:
+            edit = next((by_node[node] for node in slot.nodes if node in by_node), None)
+            if slot.role != "tool":
+                calls_are_gone = edit is not None
+            if edit is None and not (slot.role == "tool" and calls_are_gone):
+                left.append(slot)
+                continue
+            lost[id(slot)] = "edited"
+            if edit is not None and edit.text is not None and not (slot.role == "tool" and calls_are_gone):
+                message = self._read(slot)
+                for key in ("reasoning_content", "tool_calls", "media"):
+                    message.pop(key, None)
+                message["content"] = edit.text
+                if edit.media:
+                    message["media"] = self.keep(edit.media)
+                self.moved = True
+                left.append(self.store(slot.nodes, message))
+        return left
 
     # -- the open turn ---------------------------------------------------------------------------
 

@@ -54,9 +54,10 @@ def test_help_mentions_only_what_exists() -> None:
     known |= {"--help", "--version"}
     texts = [run(*words, "--help").stdout for words in ([], *([name] for name in main.commands))]
     package = Path(agent_rollouts.__file__).parent
-    others = ("shell.py", "runners.py")  # they know the options of other programs
-    ours = [path for path in package.glob("distill/*.py") if path.name not in others]
-    texts += [path.read_text(encoding="utf-8") for path in (package / "cli.py", *ours)]
+    texts += [
+        path.read_text(encoding="utf-8")
+        for path in (package / "cli.py", *(package / "distill" / name for name in ("__init__.py", "write.py")))
+    ]
     texts.append(write._CARD.read_text(encoding="utf-8"))
     for text in texts:
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
@@ -204,11 +205,12 @@ def test_errors_are_one_line(command: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "here" / "a.jsonl", codex("a"))
     names = ", ".join(formats())
+    roots = ", ".join(root for known in formats().values() for root in known.roots)
     cases = {
         ("here", "--format", "codx"): f"unknown format 'codx'; known: auto, {names}",
         ("--format", "codx"): f"unknown format 'codx'; known: auto, {names}",
         ("nothing",): "nothing does not exist; name a file, a folder, a glob or an address such as hf://…",
-        (): "none of the default folders holds sessions (~/.claude/projects, ~/.codex/sessions); name a source",
+        (): f"none of the default folders holds sessions ({roots}); name a source",
         ("here", "--file-pattern", "*.log"): "no file in here matches *.log; name another folder or set file_pattern",
     }
     for words, message in cases.items():

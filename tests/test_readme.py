@@ -27,13 +27,14 @@ def blocks() -> dict[str, str]:
         help_texts.append(result.output.strip())
     return {
         "formats": table(
-            ("format", "what it is", "default folder", "files"),
+            ("format", "what it is", "default folder", "files", "tested on (beside invented fixtures)"),
             [
                 (
                     f"`{c.name}`",
                     f"[{c.title}]({c.homepage})",
                     " ".join(f"`{r}`" for r in c.roots) or "none",
                     " ".join(f"`{p}`" for p in c.patterns),
+                    c.tested,
                 )
                 for c in known
             ],

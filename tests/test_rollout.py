@@ -38,7 +38,15 @@ OTHERS = st.one_of(
     st.builds(e.Used, st.sampled_from(["m1", "m2"]), st.just({"input_tokens": 3, "output_tokens": "many"})),
     st.builds(e.Facts, st.fixed_dictionaries({"cwd": st.just("/work"), "model": st.sampled_from(["a", "b", 3])})),
     st.builds(e.Branched, st.frozensets(NODES), st.lists(st.frozensets(NODES), max_size=2)),
-    st.builds(e.Compacted, st.just({}), st.lists(PARTS, max_size=3), st.frozensets(NODES)),
+    st.builds(
+        e.Compacted,
+        st.just({}),
+        st.lists(PARTS, max_size=3),
+        st.frozensets(NODES),
+        head=st.frozensets(NODES),
+        node=st.integers(-1, 6),
+    ),
+    st.builds(e.Edited, AT, NODES, st.sampled_from([None, "", "edited"]), PICTURES),
     st.builds(e.End),
 )
 

@@ -149,7 +149,7 @@ def _check_result(message: JSON, results: dict[str | None, list[JSON]], where: s
 
 def _named(key: str, values: dict[str | None, list[JSON]]) -> list[JSON]:
     """What the file has under an id; rows number ids that come again (`#2`), and make them where there is none."""
-    return values.get(key) or values.get(key.rpartition("#")[0]) or values.get(None) or []
+    return (values.get(key) or values.get(key.rpartition("#")[0]) or []) + values.get(None, [])
 
 
 def _same(raw: JSON, arguments: JSON) -> bool:

@@ -19,6 +19,7 @@ from typing import Protocol, cast
 from agent_rollouts.configs import formats
 from agent_rollouts.errors import FormatError
 from agent_rollouts.events import Event
+from agent_rollouts.formats import _sqlite
 from agent_rollouts.rollout import Rollout, assemble
 from agent_rollouts.source import HEAD_RECORDS, Head, Source
 
@@ -59,7 +60,7 @@ def detect(source: Source) -> str | None:
             raise FormatError(f"{source.path} is claimed by {' and '.join(claiming)}; name the format")
         if claiming:
             return claiming[0]
-    return None
+    return detect(source) if _reads_schema(source) else None
 
 
 def read(
@@ -85,7 +86,7 @@ def read(
         FormatError: the file is not of the format (of any, with `auto`); with `strict`, what is wrong in it.
         OSError: the file cannot be read.
     """
-    if format != "auto" and _is_of(source, format):
+    if format not in ("auto", *GENERIC) and _is_of(source, format):
         known: str | None = format
     else:
         known = detect(source)
@@ -97,12 +98,15 @@ def read(
     for rollout in assemble(DECODERS[known].decode(source), history=history, branches=branches):
         if strict and source.damage:
             raise FormatError(f"{source.path}: {', '.join(f'{why} ({n})' for why, n in source.damage.items())}")
+        if not rollout.trace_id or rollout.trace_id.startswith("#"):
+            # Only the number of a segment or branch is known of it.
+            rollout.trace_id = source.stem + rollout.trace_id
         if rollout.identity in elsewhere:
             if copies:
                 rollout.trace_id += f"@{source.name}"
             else:
                 rollout = Rollout(rollout.trace_id, skipped=Counter({"rollout: read from another file": 1}))
-        rollout.trace_id = _unique(rollout.trace_id or source.stem, seen)
+        rollout.trace_id = _unique(rollout.trace_id, seen)
         rollout.source_kind = known
         rollout.source_path = source.path
         rollout.skipped += source.damage
@@ -113,7 +117,17 @@ def read(
 def _is_of(source: Source, format: str) -> bool:
     """Whether a format claims a file when it alone is asked."""
     source.head.limit = HEAD_RECORDS
-    return DECODERS[format].claims(source.head)
+    claims = DECODERS[format].claims
+    return claims(source.head) or (_reads_schema(source) and claims(source.head))
+
+
+def _reads_schema(source: Source) -> bool:
+    """Put the tables of a database into its head, where they are not: a grown one describes them far behind."""
+    head = source.head
+    if not head.data.startswith(_sqlite.MAGIC) or head.data.endswith(_sqlite.END):
+        return False
+    head.data += _sqlite.schema(source) + _sqlite.END
+    return True
 
 
 def _unique(trace_id: str, seen: set[str]) -> str:

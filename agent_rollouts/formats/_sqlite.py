@@ -13,6 +13,7 @@ from urllib.parse import quote
 from agent_rollouts.source import Source
 
 MAGIC = b"SQLite format 3\x00"
+END = b"\n-- end of the schema"
 
 
 @contextmanager
@@ -38,6 +39,16 @@ def database(source: Source) -> Iterator[sqlite3.Connection]:
                     shutil.copyfileobj(stream, file)
         with closing(_connect(copy, "mode=rw")) as connection:
             yield connection
+
+
+def schema(source: Source) -> bytes:
+    """The SQL that made the tables, empty for a file that is damaged."""
+    try:
+        with database(source) as connection:
+            rows = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+            return "\n".join(str(row["sql"]) for row in rows).encode()
+    except sqlite3.Error:
+        return b""
 
 
 def columns(connection: sqlite3.Connection, table: str) -> set[str]:

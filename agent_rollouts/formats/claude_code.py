@@ -110,6 +110,8 @@ def claims(head: Head) -> bool:
     """Records with `type` and a Claude `message`, or with one of Claude Code's own side records."""
     for record in head.records:
         match record:
+            case {"message": {"parts": list()}} | {"systemPayload": _}:
+                continue  # Qwen Code's records look alike
             case {"type": "user" | "assistant", "message": dict() | list() | str()} if (
                 "sessionId" in record or "parentUuid" in record
             ):

@@ -42,6 +42,7 @@ from agent_rollouts.events import (
 )
 from agent_rollouts.features import PROMPT_ORIGINS
 from agent_rollouts.formats._media import decoded, of_url
+from agent_rollouts.jsontext import as_list
 from agent_rollouts.source import Head, Source
 
 # What Codex slips in as user or developer messages ("contextual user fragments"), by how it begins.
@@ -450,7 +451,7 @@ class _Thread:
     def _spoken(self, event: dict[str, JSON]) -> Event | None:
         match event:
             case {"type": "user_message", "message": str(text)}:
-                pictures = [_picture(url) for key in ("images", "local_images") for url in _list(event.get(key))]
+                pictures = [_picture(url) for key in ("images", "local_images") for url in as_list(event.get(key))]
                 media = [picture for picture in pictures if picture is not None]
                 return Said(self._at(_origin(text)), "user", text, media)
             case {"type": "agent_message", "message": str(text)}:
@@ -822,7 +823,7 @@ def _parts(content: JSON) -> tuple[list[str], list[Media], list[Event]]:
     texts: list[str] = []
     media: list[Media] = []
     lost: list[Event] = []
-    for part in _list(content):
+    for part in as_list(content):
         kind = part.get("type") if type(part) is dict else None
         if type(part) is str:
             texts.append(part)
@@ -894,7 +895,3 @@ def _usage(total: dict[str, JSON]) -> dict[str, int] | None:
 
 def _string(value: JSON) -> str | None:
     return value if type(value) is str and value else None
-
-
-def _list(value: JSON) -> list[JSON]:
-    return value if type(value) is list else []

@@ -1,0 +1,5 @@
+"""OpenClaw, read plainly."""
+
+from agent_rollouts.audit._pi import raw
+
+__all__ = ["raw"]

@@ -1,0 +1,5 @@
+"""Pi, read plainly."""
+
+from agent_rollouts.audit._pi import raw
+
+__all__ = ["raw"]
