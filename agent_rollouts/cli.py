@@ -21,6 +21,7 @@ from agent_rollouts.configs import file_rules, formats
 from agent_rollouts.copies import reader
 from agent_rollouts.distill import SFT_FEATURES, Report, distill
 from agent_rollouts.distill.families import Families, records, tree
+from agent_rollouts.distill.redact import Redactor, audit_files
 from agent_rollouts.distill.write import check_output, write_dataset
 from agent_rollouts.errors import AgentRolloutsError, FormatError
 from agent_rollouts.loading import default_roots
@@ -83,6 +84,19 @@ def main() -> None:
     show_default=True,
     help="Train on a turn that several sessions hold in one of them only (files are read twice).",
 )
+@click.option(
+    "--redact/--no-redact", default=True, show_default=True, help="Put placeholders in the place of secrets and names."
+)
+@click.option("--pii/--no-pii", default=True, show_default=True, help="Names in paths, e-mail and IP addresses too.")
+@click.option("--redact-hosts", is_flag=True, help="Names of machines in private domains too.")
+@click.option("--deny", multiple=True, metavar="WORD", help="A word of your own to take out; may be given again.")
+@click.option(
+    "--judge/--no-judge",
+    default=True,
+    show_default=True,
+    help="Note the outcome that the log proves, and give weight 0 to turns not worth imitating.",
+)
+@click.option("--keep-failed-calls", is_flag=True, help="Train on calls that failed, too.")
 @_pattern
 @_flat
 def _distill(
@@ -93,6 +107,12 @@ def _distill(
     history: str,
     internal: bool,
     families: bool,
+    redact: bool,
+    pii: bool,
+    redact_hosts: bool,
+    deny: tuple[str, ...],
+    judge: bool,
+    keep_failed_calls: bool,
     file_pattern: str | None,
     recursive: bool,
 ) -> None:
@@ -113,13 +133,24 @@ def _distill(
         history=history,
         internal=internal,
         families=families,
+        redactor=Redactor(pii=pii, hosts=redact_hosts, deny=deny) if redact else None,
+        judge=judge,
+        keep_failed_calls=keep_failed_calls,
         report=report,
         name_of=_shown,
         progress=progress,
     )
+
+    def check(shards: Sequence[Path]) -> None:
+        """Rules that still find something in what was written stop the run."""
+        found = next(audit_files(shards, pii=pii, hosts=redact_hosts, deny=deny), None) if redact else None
+        if found is not None:
+            where = f"row {found.row}, column {found.column}: {found.kind} {found.masked}"
+            raise AgentRolloutsError(f"redaction left something behind, and nothing was written: {where}")
+
     command = shlex.join(["agent-rollouts", *sys.argv[1:]])
     place = Path(os.path.abspath(output)).name  # `.` has a name too
-    write_dataset(rows, output, SFT_FEATURES, report, version=__version__, command=command, place=place)
+    write_dataset(rows, output, SFT_FEATURES, report, version=__version__, command=command, place=place, check=check)
     _summary(report, output)
 
 
@@ -317,7 +348,11 @@ def _summary(report: Report, output: Path) -> None:
     if report.media:
         click.echo(f"{report.media:,} images and documents are not in these rows, which are text")
     _bad_files(list(report.bad_files.values()))
-    click.echo(f"NOT REDACTED: whatever paths, names and keys the sessions hold is in {output}")
+    if report.redacted:
+        _counts("replaced by placeholders", report.redactions)
+    else:
+        click.echo(f"NOT REDACTED: whatever paths, names and keys the sessions hold is in {output}")
+    _counts("outcomes", report.outcomes)
     click.echo(f'written: {output}; load it with load_dataset("{output}")')
 
 

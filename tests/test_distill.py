@@ -136,16 +136,54 @@ def test_demo_summary(demo: tuple[Path, str]) -> None:
     assert rest[0].startswith("parts of files not used: record: event_msg token_count 2, ")
     assert rest[1:] == [
         "1 images and documents are not in these rows, which are text",
-        f"NOT REDACTED: whatever paths, names and keys the sessions hold is in {output}",
+        "replaced by placeholders: URL_PASSWORD 3",
+        "outcomes: unknown 2, success 1",
         f'written: {output}; load it with load_dataset("{output}")',
     ]
 
 
-def test_demo_secret_is_still_there(demo: tuple[Path, str], demo_rows: Dataset) -> None:
-    """Until redaction comes: the summary and the card say so."""
-    assert SECRET in json.dumps(demo_rows[2]["messages"])
-    assert "NOT REDACTED" in demo[1]
-    assert "**Nothing was redacted.**" in (demo[0] / "README.md").read_text(encoding="utf-8")
+def test_demo_secret_is_taken_out(demo: tuple[Path, str], demo_rows: Dataset) -> None:
+    assert SECRET not in json.dumps(demo_rows[:])
+    assert "[URL_PASSWORD_1]" in json.dumps(demo_rows[2]["messages"])
+    assert demo_rows[2]["redactions"] == {"URL_PASSWORD": 3}
+    assert len(set(demo_rows["redaction_policy"])) == 1
+    assert "URL_PASSWORD 3" in (demo[0] / "README.md").read_text(encoding="utf-8")
+
+
+def test_without_redaction_it_says_so(tmp_path: Path) -> None:
+    summary = fine("--demo", "--no-redact", "--output", tmp_path / "d")
+    rows = load_dataset(str(tmp_path / "d"), split="train")
+    assert SECRET in json.dumps(rows[2]["messages"])
+    assert rows[2]["redactions"] is None
+    assert f"NOT REDACTED: whatever paths, names and keys the sessions hold is in {tmp_path / 'd'}" in summary
+    assert "**Nothing was redacted.**" in (tmp_path / "d" / "README.md").read_text(encoding="utf-8")
+
+
+def test_words_of_ones_own_are_taken_out(tmp_path: Path) -> None:
+    put(tmp_path / "in" / "s.jsonl", claude(prompt="Which TULIPS for Project Plum?"))
+    fine(tmp_path / "in", "--deny", "Project Plum", "--deny", "tulips", "--output", tmp_path / "d")
+    text = json.dumps(load_dataset(str(tmp_path / "d"), split="train")["messages"][:])
+    assert "Plum" not in text
+    assert "TULIPS" not in text
+
+
+def test_what_redaction_leaves_behind_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_rollouts.distill.redact.Redactor.row", lambda _, row: {**row, "redactions": {}})
+    result = run("--demo", "--output", tmp_path / "d")
+    assert result.exit_code == 1
+    assert "redaction left something behind, and nothing was written: row 2, column messages" in result.stderr
+    assert SECRET not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_calls_are_not_imitated(tmp_path: Path) -> None:
+    records = claude_records("s1")
+    records[3]["message"]["content"][0] |= {"is_error": True, "content": "no such file"}
+    put(tmp_path / "s1.jsonl", lines(*records))
+    for options, weight in (({}, 0), ({"keep_failed_calls": True}, None), ({"judge": False}, None)):
+        row = next(iter(distill([str(tmp_path / "s1.jsonl")], **options)))
+        assert orjson.loads(row["messages"][1]).get("weight") == weight
+        assert row["tool_error_count"] == (None if "judge" in options else 1)
 
 
 def test_card_is_obeyed(demo: tuple[Path, str], tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Distilling: from rollouts to a dataset on disk that trainers take as it is.
 
-Rows are read, each turn is given to one of the rows that hold it, rollouts without a prompt or an answer
-are left out, messages brought into the shape that chat templates accept, and everything is written at
-once as Parquet with a card.
+Rows are read, each turn is given to one of the rows that hold it, secrets and names of people are taken
+out, what the log proves of the outcome is noted, turns that are not worth imitating get weight 0, rollouts
+without a prompt or an answer are left out, messages are brought into the shape that chat templates accept,
+and everything is written at once as Parquet with a card.
 """
 
 from __future__ import annotations
@@ -18,8 +19,13 @@ from datasets import Features, Json, List, Value
 from agent_rollouts.chat import to_chat
 from agent_rollouts.configs import file_rules
 from agent_rollouts.copies import reader
+from agent_rollouts.distill.evidence import evidence
 from agent_rollouts.distill.families import Families, Key, Verdict, key, own
+from agent_rollouts.distill.redact import COLUMNS as REDACTION_COLUMNS
+from agent_rollouts.distill.redact import Redactor
+from agent_rollouts.distill.weights import weigh
 from agent_rollouts.features import prompt_count
+from agent_rollouts.features import row as as_row
 from agent_rollouts.rollout import Rollout
 from agent_rollouts.source import each, reason
 
@@ -42,6 +48,10 @@ SFT_FEATURES = Features(
         "family_id": Value("string"),
         "family_role": Value("string"),
         "owned_from": Value("int64"),
+        "outcome": Value("string"),
+        "tool_error_count": Value("int64"),
+        "loop_count": Value("int64"),
+        **REDACTION_COLUMNS,
     }
 )
 """The rows of a distilled dataset: TRL's conversational shape, and where each row comes from."""
@@ -63,6 +73,9 @@ class Report:
     messages: int = 0
     tool_calls: int = 0
     text_bytes: int = 0
+    redacted: bool = False
+    redactions: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
     untrained: int = 0
     media: int = 0
     formats: Counter[str] = field(default_factory=Counter)
@@ -84,6 +97,9 @@ def distill(
     history: str = "segments",
     internal: bool = False,
     families: bool = True,
+    redactor: Redactor | None = None,
+    judge: bool = True,
+    keep_failed_calls: bool = False,
     report: Report | None = None,
     name_of: Callable[[str], str] = str,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
@@ -95,11 +111,15 @@ def distill(
         history: `segments` conditions every answer on what the model saw; see `rollout.assemble`.
         internal: whether the agent's own housekeeping is kept.
         families: whether a turn that several rows hold is trained on in one of them only; files are read twice then.
+        redactor: takes secrets and names out; None leaves them in.
+        judge: whether the outcome is noted (`evidence`) and turns not worth imitating get weight 0 (`weights`).
+        keep_failed_calls: whether calls that failed are trained on.
         report: filled while rows are made; complete when they are.
         name_of: what to write as `source_path` for a path.
         progress: put around the files, to show how far they are.
     """
     report = report if report is not None else Report()
+    report.redacted = redactor is not None
     files = list(files)
     verdicts = _families(files, format, history, internal, progress) if families else None
 
@@ -114,13 +134,20 @@ def distill(
         if rollout.internal and not internal:
             report.removed[f"the agent's own: {rollout.internal}"] += 1
             continue
-        row: dict[str, Any] = vars(rollout)
+        row = as_row(rollout)
         if verdicts is not None:
             verdict = verdicts[key(row)]
             if verdict.owned_from is None:
                 report.removed[f"all of its turns are in another row ({verdict.family_role})"] += 1
                 continue
             row = own(row, verdict)
+        row = {**row, "source_path": name_of(rollout.source_path)}
+        if redactor is not None:
+            row = redactor.row(row)
+            report.redactions.update(row["redactions"])
+        if judge:
+            row = weigh(evidence(row), keep_failed_calls=keep_failed_calls)
+            report.outcomes[row["outcome"]] += 1
         messages = list(row["messages"])
         if why := _why_not(messages):
             report.removed[why] += 1
@@ -135,13 +162,15 @@ def distill(
         report.media += len(rollout.media)
         report.formats[rollout.source_kind] += 1
         report.models[rollout.model or "not said"] += 1
-        tools = None if rollout.tools is None else [orjson.dumps(tool).decode() for tool in rollout.tools]
+        tools = None if row["tools"] is None else [orjson.dumps(tool).decode() for tool in row["tools"]]
         columns = {name: row.get(name) for name in SFT_FEATURES if name not in ("messages", "tools")}
         columns |= {"messages": [text.decode() for text in texts], "tools": tools}
+        if redactor is not None:
+            columns["redactions"] = orjson.dumps(row["redactions"]).decode()
         # Messages were joined and moved on the way: what stood before is counted in the new ones.
         if before := columns["owned_from"]:
             columns["owned_from"] = len(to_chat(messages[:before]))
-        yield columns | {"source_path": name_of(rollout.source_path)}
+        yield columns
 
 
 def _families(

@@ -6,7 +6,7 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from string import Template
@@ -31,7 +31,13 @@ _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<
 
 
 def write_dataset(
-    rows: Iterable[dict[str, Any]], output: str | os.PathLike[str], features: Features, report: Report, **card: str
+    rows: Iterable[dict[str, Any]],
+    output: str | os.PathLike[str],
+    features: Features,
+    report: Report,
+    *,
+    check: Callable[[list[Path]], None] = lambda shards: None,
+    **card: str,
 ) -> None:
     """Write rows as `output/data/train-*.parquet` with `output/README.md`.
 
@@ -40,6 +46,7 @@ def write_dataset(
     Args:
         rows: rows of `features`, JSON columns as text.
         report: read for the card when all rows have been taken.
+        check: reads the written shards, and raises where they must not be kept.
         card: further values of the card's template.
 
     Raises:
@@ -52,6 +59,7 @@ def write_dataset(
         shards = _write_shards(rows, folder / "data", features)
         if not shards:
             raise AgentRolloutsError(_empty(report))
+        check(shards)
         for number, shard in enumerate(shards):
             shard.rename(shard.with_name(f"train-{number:05d}-of-{len(shards):05d}.parquet"))
         (folder / "README.md").write_text(_card(folder, features, report, card), encoding="utf-8")
@@ -183,6 +191,8 @@ def _card(folder: Path, features: Features, report: Report, more: dict[str, str]
         "tool_calls": f"{report.tool_calls:,}",
         "tokens": f"{report.tokens:,}",
         "untrained": f"{report.untrained:,}",
+        "redaction": _redaction(report),
+        "outcomes": _bullets(report.outcomes),
         "formats": _bullets(report.formats),
         "models": _bullets(report.models),
         "removed": _bullets(report.removed),
@@ -190,6 +200,20 @@ def _card(folder: Path, features: Features, report: Report, more: dict[str, str]
         "media": f"{report.media:,}",
     }
     return Template(_CARD.read_text(encoding="utf-8")).substitute(values | more)
+
+
+def _redaction(report: Report) -> str:
+    if not report.redacted:
+        return (
+            "**Nothing was redacted.** What the sessions held (paths, names, keys) may be in these rows. "
+            "Look before you share."
+        )
+    counts = ", ".join(f"{kind} {count:,}" for kind, count in report.redactions.most_common()) or "nothing was found"
+    return (
+        "Secrets, e-mail addresses, public IP addresses and names in home folders were replaced by placeholders "
+        f"(`redactions` counts them row by row, `redaction_policy` names the rules): {counts}. Rules miss what they "
+        "do not know. Look before you share."
+    )
 
 
 def _uncompressed(metadata: pq.FileMetaData) -> int:
