@@ -144,10 +144,8 @@ def distill(
         row = {**row, "source_path": name_of(rollout.source_path)}
         if redactor is not None:
             row = redactor.row(row)
-            report.redactions.update(row["redactions"])
         if judge:
             row = weigh(evidence(row), keep_failed_calls=keep_failed_calls)
-            report.outcomes[row["outcome"]] += 1
         messages = list(row["messages"])
         if why := _why_not(messages):
             report.removed[why] += 1
@@ -155,6 +153,8 @@ def distill(
         chat = to_chat(messages)
         texts = [orjson.dumps(message) for message in chat]
         report.rows += 1
+        report.redactions.update(row.get("redactions") or {})
+        report.outcomes.update([row["outcome"]] if judge else [])
         report.messages += len(chat)
         report.tool_calls += sum(len(message.get("tool_calls", ())) for message in chat)
         report.text_bytes += sum(map(len, texts))
