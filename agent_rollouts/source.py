@@ -254,6 +254,10 @@ class Head:
     @functools.cached_property
     def document(self) -> JSON:
         """The first JSON value, object or list, as far as it goes; None where there is none."""
+        # Most files are lines, and the first of them is whole.
+        with suppress(ValueError):
+            value = orjson.loads(self.data[: self.data.find(b"\n") + 1])
+            return value if isinstance(value, dict | list) else None
         return jsontext.opening(self.data.decode("utf-8", "replace").lstrip("\ufeff\x00 \t\r\n"))
 
     @property
