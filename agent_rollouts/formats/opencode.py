@@ -63,7 +63,7 @@ from agent_rollouts.source import Head, Source
 
 _TABLES = (b"CREATE TABLE `session`", b"CREATE TABLE `message`", b"CREATE TABLE `part`")
 # Put into user messages as text, so that the file itself is not sent.
-_AS_TEXT = frozenset({"text/plain", "application/x-directory"})
+_AS_TEXT = ("text/plain", "application/x-directory")
 # Before what the program ran for the user: a shell line, or a command that is a sub-agent's task.
 _RAN_BY_USER = "The following tool was executed by the user"
 _RECORDS = frozenset({"patch", "snapshot", "agent", "retry", "subtask"})
