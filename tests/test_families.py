@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent_rollouts.distill.families import ROLES, Families, Key, Verdict, key, own, resolve
@@ -42,6 +42,7 @@ def owned_turns(found: Forest, verdicts: dict[Key, Verdict]) -> list[tuple[int, 
 
 
 @settings(max_examples=150, deadline=None)
+@example(659, 3)  # an id of eight decimal digits
 @given(SEEDS, st.integers(1, 6))
 def test_every_turn_is_owned_once(seed: int, families: int) -> None:
     found = forest(seed, families)

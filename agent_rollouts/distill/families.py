@@ -47,6 +47,8 @@ one that goes on without copying; a sub-agent; and rows that own nothing: part o
 
 # A name of this length with this many digits was made by a machine, and means one session wherever it stands.
 _LONG, _DIGITS = 16, 6
+# Shorter numbers are counted from one; of this length they may be random hexadecimal digits.
+_RANDOM = 8
 # What a message is, as bits of a byte; one that tells makes those who share it a family.
 _MODEL, _TELLS, _COPY, _SYSTEM = 1, 2, 4, 8
 # Written anew at each turn or export, under any id.
@@ -323,7 +325,7 @@ def _turns(messages: Iterable[Any], kind: str, is_nameless: bool) -> tuple[array
             # An answer may have grown since it was copied, a prompt has not.
             turn = _digest(kind, id) if role == "assistant" else xxh3_64_intdigest(text, seed=_digest(kind, id))
             bits |= _TELLS
-        elif isinstance(id, str) and not id.isdecimal():
+        elif isinstance(id, str) and (len(id) >= _RANDOM or not id.isdecimal()):
             turn = xxh3_64_intdigest(text, seed=_digest(kind, id))
             bits |= _TELLS if role == "assistant" else 0
         else:
