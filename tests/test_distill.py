@@ -478,6 +478,7 @@ def test_a_turn_that_two_sessions_hold_is_trained_on_once(tmp_path: Path) -> Non
     report = Report()
     rows = {row["source_path"].removeprefix(f"{tmp_path}/"): row for row in distill(paths, report=report)}
     assert report.removed == {"all of its turns are in another row (duplicate)": 1}
+    assert report.copies == {(str(tmp_path / "s1.jsonl"), "s1"): (str(tmp_path / "copy" / "s1.jsonl"), "s1")}
     assert set(rows) == {"copy/s1.jsonl", "s2.jsonl"}
     assert len({row["family_id"] for row in rows.values()}) == 1
     trained = Counter(

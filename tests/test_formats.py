@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from agent_rollouts.configs import file_rules
+from agent_rollouts.errors import FormatError
 from agent_rollouts.features import check_message, row
-from agent_rollouts.formats import DECODERS, read
-from agent_rollouts.source import find, open_sources
+from agent_rollouts.formats import DECODERS, detect, read
+from agent_rollouts.source import Source, find, open_sources
 from tests.conftest import FIXTURES, hold_golden
 
 CASES = sorted(path for path in FIXTURES.glob("*/*") if path.parent.name in DECODERS and path.is_dir())
@@ -58,3 +59,18 @@ def test_golden(golden: Path, regen: bool) -> None:
 @pytest.mark.parametrize("name", DECODERS)
 def test_has_basic_and_messy_fixtures(name: str) -> None:
     assert {"basic", "messy"} <= {case.name for case in CASES if case.parent.name == name}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_each_file_goes_to_one_decoder(case: Path) -> None:
+    name = case.parent.name
+    paths = find(sorted(case.glob("input*")), ignored=file_rules(name)["ignored"])
+    assert {detect(source) for path in paths for source in open_sources(path)} == {name}
+
+
+def test_two_decoders_that_claim_one_file_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DECODERS["sts"], "claims", lambda head: True)
+    source = Source("a.jsonl", b'{"type":"session_meta","payload":{"id":"t"}}\n')
+    with pytest.raises(FormatError, match=r"a\.jsonl is claimed by codex and sts; name the format"):
+        detect(source)
+    assert [rollout.source_kind for rollout in read(source, "codex")] == ["codex"]

@@ -65,7 +65,11 @@ _TASKS = ("summary", "agent_message")
 
 @dataclass
 class Report:
-    """What came in, what went out, and why the rest did not. All are counts."""
+    """What came in, what went out, and why the rest did not. All are counts, but for three.
+
+    `copies` names, by source_path and trace_id, each row that owns nothing and the row that owns its turns;
+    `bad_files` says what is wrong with a file; `redacted` whether a redactor was at work.
+    """
 
     files: int = 0
     rollouts: int = 0
@@ -73,6 +77,7 @@ class Report:
     messages: int = 0
     tool_calls: int = 0
     text_bytes: int = 0
+    copies: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     redacted: bool = False
     redactions: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -139,6 +144,8 @@ def distill(
             verdict = verdicts[key(row)]
             if verdict.owned_from is None:
                 report.removed[f"all of its turns are in another row ({verdict.family_role})"] += 1
+                if verdict.owner is not None:
+                    report.copies[key(row)[1:]] = verdict.owner[1:]
                 continue
             row = own(row, verdict)
         row = {**row, "source_path": name_of(rollout.source_path)}

@@ -569,7 +569,8 @@ class _Settlement:
         last = int(self.starts[index] + spoken[-1])
         owner = int(self.owner_of[last])
         if owner < 0:
-            owner = self.links[index] if self.links[index] is not None else index  # type: ignore[assignment]
+            parent = self.links[index]
+            owner = index if parent is None else parent
         theirs = slice(self.starts[owner], self.starts[owner + 1])
         ends = self.turns[theirs][self.kinds[theirs] & _SYSTEM == 0]
         whole = len(ends) > 0 and ends[-1] == self.turns[last] and len(ends) == len(spoken)
