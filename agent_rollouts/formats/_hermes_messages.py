@@ -20,6 +20,7 @@ import orjson
 from agent_rollouts import jsontext
 from agent_rollouts.events import JSON, At, Event, Facts, Said, Skipped
 from agent_rollouts.formats import _chat
+from agent_rollouts.jsontext import as_list
 
 # How user messages begin that are none, without the `[IMPORTANT: ` (once `[SYSTEM: `) around most of them.
 _SLIPPED_IN = {
@@ -88,7 +89,7 @@ class Conversation:
         yield from lost
         if role == "assistant":
             yield from _thoughts(message)
-            calls = message.get("tool_calls") or ()
+            calls = as_list(message.get("tool_calls"))
             self.has_unnamed_calls = any(isinstance(call, dict) and not call.get("id") for call in calls)
         elif role == "tool" and self.has_unnamed_calls:
             # The database once kept calls without their ids, though results with them.
