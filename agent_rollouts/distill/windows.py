@@ -15,8 +15,9 @@ in one window. No window is made of steps that train nothing. What is in no wind
 `Windows` accounts for every message and every trained turn.
 
 Rows need `messages`, and `tools` where schemas are to be counted; `media`, `owned_from`, `message_count`,
-`tool_call_count` and `final_assistant_message` are kept true where they are there. All other columns (usage,
-outcome, reward, places of evidence) speak of the whole rollout. Pictures are not counted.
+`tool_call_count` and `final_assistant_message` are kept true where they are there, and places of evidence are those in
+the window's own messages, null where it has not the message. All other columns (usage, outcome, reward) speak of the
+whole rollout. Pictures are not counted.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import orjson
 
 from agent_rollouts.chat import Message, to_chat
+from agent_rollouts.distill.evidence import moved
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.events import JSON
 from agent_rollouts.features import PROMPT_ORIGINS
@@ -407,6 +409,9 @@ class _Cutting:
             found["owned_from"] = owned[0] if owned else None
         if count > 1 or len(messages) < len(self.messages):
             found |= _derived(found)
+        if row.get("outcome_evidence") or row.get("error_recoveries"):
+            places = {index: place for place, index in enumerate(window.indices)}
+            found |= {name: items for name, items in moved(row, places).items() if name in row}
         return found
 
 
