@@ -34,8 +34,8 @@ def made(name: str, given: Record, **options: Any) -> tuple[list[Record], Tally]
     assert all(list(record) and set(record) == set(features) for record in records)
     assert tally.rows == bool(records) + tally.without.total()
     assert tally.records == len(records)
-    table = Dataset.from_list(records, features=features)
-    return [dict(record) for record in exact(table)], tally
+    table = exact(Dataset.from_list(records, features=features)) if records else []
+    return [dict(record) for record in table], tally
 
 
 def one(name: str, given: Record, **options: Any) -> Record:
