@@ -196,6 +196,22 @@ def recoveries(found: Sequence[Call], prompts: Sequence[int] = ()) -> list[dict[
     return spans
 
 
+def moved(row: Row, places: Mapping[int, int]) -> dict[str, Any]:
+    """`outcome_evidence` and `error_recoveries` when the row's messages have moved, null where one is gone.
+
+    Args:
+        places: the new index of each message that is left, by its old one.
+    """
+    return {
+        "outcome_evidence": [
+            {**item, "message_index": places.get(item["message_index"])} for item in row.get("outcome_evidence") or ()
+        ],
+        "error_recoveries": [
+            {end: places.get(index) for end, index in span.items()} for span in row.get("error_recoveries") or ()
+        ],
+    }
+
+
 def is_api_error(message: Mapping[str, Any]) -> bool:
     """Whether an assistant message is an error of the model's service, as the source says or in Claude Code's words."""
     return message.get("weight_reason") == "api_error" or _API_ERROR.match(_notice(message)) is not None

@@ -15,8 +15,9 @@ in one window. No window is made of steps that train nothing. What is in no wind
 `Windows` accounts for every message and every trained turn.
 
 Rows need `messages`, and `tools` where schemas are to be counted; `media`, `owned_from`, `message_count`,
-`tool_call_count`, `final_assistant_message` and the places in `outcome_evidence` and `error_recoveries` are kept true
-where they are there. All other columns (usage, outcome, reward) speak of the whole rollout. Pictures are not counted.
+`tool_call_count` and `final_assistant_message` are kept true where they are there, and places of evidence are those in
+the window's own messages, null where it has not the message. All other columns (usage, outcome, reward) speak of the
+whole rollout. Pictures are not counted.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import orjson
 
 from agent_rollouts.chat import Message, to_chat
+from agent_rollouts.distill.evidence import moved
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.events import JSON
 from agent_rollouts.features import PROMPT_ORIGINS
@@ -434,7 +436,10 @@ class _Cutting:
             owned = [place for place, i in enumerate(window.indices) if i not in copied and i >= row["owned_from"]]
             found["owned_from"] = owned[0] if owned else None
         if len(messages) < len(self.messages):
-            found |= _derived(found) | _moved_evidence(row, window.indices)
+            found |= _derived(found)
+        if row.get("outcome_evidence") or row.get("error_recoveries"):
+            places = {index: place for place, index in enumerate(window.indices)}
+            found |= {name: items for name, items in moved(row, places).items() if name in row}
         return found
 
 
@@ -479,23 +484,6 @@ def _derived(row: Row) -> Row:
             for message in messages
         ]
     return {name: value for name, value in found.items() if name in row}
-
-
-def _moved_evidence(row: Mapping[str, Any], indices: Sequence[int]) -> Row:
-    """Evidence with the places of a window: null where the message is not in it; recoveries that are whole in it."""
-    places = {index: place for place, index in enumerate(indices)}
-    found: Row = {}
-    if row.get("outcome_evidence") is not None:
-        found["outcome_evidence"] = [
-            {**one, "message_index": places.get(one["message_index"])} for one in row["outcome_evidence"]
-        ]
-    if row.get("error_recoveries") is not None:
-        found["error_recoveries"] = [
-            {name: places[index] for name, index in one.items()}
-            for one in row["error_recoveries"]
-            if places.keys() >= set(one.values())
-        ]
-    return found
 
 
 def _words(message: Mapping[str, JSON]) -> str:
