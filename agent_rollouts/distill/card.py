@@ -1,17 +1,17 @@
-"""The card of a dataset: `dataset_card.md` filled in, which says what is in it, how it was made, and what is not in it."""
+"""The card of a dataset: `dataset_card.md` filled in, which says what is in it, how it was made, and what is not."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow.parquet as pq
 import yaml
 from datasets.info import DatasetInfo
 
-from agent_rollouts.distill.funnel import Funnel
+from agent_rollouts.distill.funnel import Funnel, most_first
 from agent_rollouts.distill.options import Options
 from agent_rollouts.distill.shapes import SHAPES
 
@@ -19,7 +19,10 @@ _INSTALLED = Path(__file__).parent.parent / "dataset_card.md"
 _CARD = _INSTALLED if _INSTALLED.is_file() else Path(__file__).parent.parent.parent / "dataset_card.md"
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
 
-Shards = Mapping[str, Mapping[str, Sequence[Path]]]
+MARK = "<!-- made by agent-rollouts -->"
+"""By this a card is known to be ours."""
+
+Shards: TypeAlias = Mapping[str, Mapping[str, Sequence[Path]]]
 
 
 def card(folder: Path, shards: Shards, funnel: Funnel, options: Options, about: Mapping[str, str]) -> str:
@@ -28,7 +31,7 @@ def card(folder: Path, shards: Shards, funnel: Funnel, options: Options, about: 
     Args:
         folder: the dataset's.
         shards: Parquet files by shape and split.
-        about: `version`, `command` and `place` (what `load_dataset` is given).
+        about: `version`, `command`, `place` and `config` (what `load_dataset` is given).
     """
     rows, counts = funnel.counts.get("rows", {}), funnel.counts
     values = {
@@ -122,11 +125,11 @@ def _redaction(funnel: Funnel, options: Options) -> str:
             "Look before you share."
         )
     found = funnel.counts.get("redactions", {})
-    counts = ", ".join(f"{kind} {count:,}" for kind, count in sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    counts = ", ".join(f"{kind} {count:,}" for kind, count in most_first(found))
     personal = ", e-mail addresses, public IP addresses and names in home folders" if options.pii else ""
     return (
-        f"Secrets{personal} were replaced by placeholders (`redactions` counts them row by row, `redaction_policy` names "
-        f"the rules): {counts or 'nothing was found'}. Rules miss what they do not know. Look before you share."
+        f"Secrets{personal} were replaced by placeholders (`redactions` counts them row by row, `redaction_policy` "
+        f"names the rules): {counts or 'nothing was found'}. Rules miss what they do not know. Look before you share."
     )
 
 
@@ -140,8 +143,9 @@ def _lost(shards: Shards, funnel: Funnel) -> str:
 
 
 def _bullets(counts: Mapping[str, int], *, by_count: bool = True, most: int | None = None) -> str:
-    items = [(name, count) for name, count in counts.items() if count]
-    items.sort(key=(lambda item: (-item[1], item[0])) if by_count else (lambda item: int(item[0].split()[0].replace(",", ""))))
+    items = [(name, count) for name, count in most_first(counts) if count]
+    if not by_count:
+        items.sort(key=lambda item: int(item[0].split()[0].replace(",", "")))
     lines = [f"- {name}: {count:,}" for name, count in items[:most]]
     if most is not None and len(items) > most:
         lines.append(f"- {len(items) - most:,} more")

@@ -11,7 +11,7 @@ difference among what it removed, which is below zero where text became longer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ REWRITTEN = "text written anew (difference)"
 
 
 class Size(NamedTuple):
-    """Rows, their messages, and the bytes (UTF-8) of what those say: content, reasoning, names and arguments of calls."""
+    """Rows, their messages, and the bytes (UTF-8) of what those say: content, reasoning, calls."""
 
     rows: int = 0
     messages: int = 0
@@ -79,8 +79,8 @@ def _json_bytes(value: JSON) -> int:
 class Stage:
     """What a stage did with what came."""
 
-    came: Size = Size()
-    went: Size = Size()
+    came: Size = field(default_factory=Size)
+    went: Size = field(default_factory=Size)
     removed: dict[str, Size] = field(default_factory=dict)
 
     def remove(self, why: str, what: Size) -> None:
@@ -198,7 +198,7 @@ class Funnel:
         found = [("read", "", self.read)]
         for name, stage in self.stages.items():
             if name.startswith("shape: ") or stage.removed:
-                found += [(name, why, what) for why, what in sorted(stage.removed.items(), key=_largest_first)]
+                found += [(name, why, what) for why, what in _largest_first(stage.removed)]
                 found.append((name, "", stage.went))
         return found
 
@@ -209,51 +209,51 @@ class Funnel:
             "stages": [
                 {
                     "stage": name,
-                    "came": _told(stage.came),
-                    "removed": [{"reason": why, **_told(what)} for why, what in sorted(stage.removed.items(), key=_largest_first)],
-                    "went": _told(stage.went),
+                    "came": stage.came._asdict(),
+                    "removed": [{"reason": why, **what._asdict()} for why, what in _largest_first(stage.removed)],
+                    "went": stage.went._asdict(),
                 }
                 for name, stage in self.stages.items()
             ],
-            "counts": {kind: dict(_most_first(counts)) for kind, counts in sorted(self.counts.items())},
+            "counts": {kind: dict(most_first(counts)) for kind, counts in sorted(self.counts.items())},
             "copies": [
                 {"source_path": row[0], "trace_id": row[1], "owner": {"source_path": owner[0], "trace_id": owner[1]}}
                 for row, owner in sorted(self.copies.items())
             ],
             "contaminated": self.contaminated,
             "notices": self.notices,
-        }  # fmt: skip
+        }
 
     def markdown(self) -> str:
         """The table in Markdown."""
-        rows = [["stage", "", "rows", "messages", "tokens (bytes / 4)"], ["---", "---", "---:", "---:", "---:"]]
-        rows += [[f"**{name}**" if not why else "", why and f"− {why}", *_numbers(what, why)] for name, why, what in self.lines()]
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        lines = ["| stage | removed | rows | messages | tokens (bytes / 4) |", "|---|---|---:|---:|---:|"]
+        for name, why, what in self.lines():
+            lines.append(f"| {' | '.join(['' if why else f'**{name}**', why, *_numbers(what, why)])} |")
+        return "\n".join(lines)
 
     def text(self) -> str:
         """The table for a terminal."""
-        rows = [["", "rows", "messages", "tokens"]]
-        rows += [[f"  - {why}" if why else name, *_numbers(what, why)] for name, why, what in self.lines()]
+        rows = [("", "rows", "messages", "tokens")]
+        rows += [(f"  - {why}" if why else name, *_numbers(what, why)) for name, why, what in self.lines()]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        return "\n".join(
-            row[0].ljust(widths[0]) + "".join(f"  {cell.rjust(width)}" for cell, width in zip(row[1:], widths[1:], strict=True))
-            for row in rows
-        )  # fmt: skip
+        shown = []
+        for name, *numbers in rows:
+            cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
+            shown.append("  ".join([name.ljust(widths[0]), *cells]).rstrip())
+        return "\n".join(shown)
 
 
-def _numbers(what: Size, why: str) -> Sequence[str]:
-    mark = "-" if why else ""
-    return [f"{mark}{number:,}".replace("--", "+") if number else "" for number in (what.rows, what.messages, what.tokens)]
+def _numbers(what: Size, why: str) -> tuple[str, str, str]:
+    """What went on as it is; what was removed below zero, and what was added above."""
+    told = (what.rows, what.messages, what.tokens)
+    rows, messages, tokens = (f"{-number:+,}" if why and number else f"{number:,}" if number else "" for number in told)
+    return rows, messages, tokens
 
 
-def _told(what: Size) -> dict[str, int]:
-    return what._asdict()
+def _largest_first(removed: Mapping[str, Size]) -> list[tuple[str, Size]]:
+    return sorted(removed.items(), key=lambda item: (*(-number for number in item[1]), item[0]))
 
 
-def _largest_first(item: tuple[str, Size]) -> tuple[int, int, int, str]:
-    why, what = item
-    return -what.rows, -what.messages, -what.text_bytes, why
-
-
-def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+def most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Names and counts, the largest first, equals by name."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

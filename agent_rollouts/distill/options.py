@@ -1,5 +1,4 @@
-"""The options of distilling: one flat dataclass, of which the flags of the command, the keys of a YAML file and the docs
-are made.
+"""Options of distilling: one flat dataclass, of which the command's flags, a YAML file's keys and the docs are made.
 
     options = Options.load("distill.yaml", max_tokens=32768)     # the file, and what is said beside it
 
@@ -32,12 +31,12 @@ from agent_rollouts.rollout import HISTORIES
 class ReadingOptions:
     """Which files are read, and how."""
 
-    format: Annotated[str, "auto tells each file by its content; or the name of a format (`agent-rollouts formats`)"] = "auto"
+    format: Annotated[str, "auto tells each file by its content; or a format's name (see `formats`)"] = "auto"
     history: Annotated[
         str, "segments: a row per context window; full: the whole session in one row; context: only the last window"
     ] = "segments"
     internal: Annotated[bool, "Keep the agents' own housekeeping, such as summary writers"] = False
-    file_pattern: Annotated[str | None, "Names to read in folders, with * wildcards, instead of the format's own"] = None
+    file_pattern: Annotated[str | None, "Names to read in folders, with * wildcards, not the format's own"] = None
     recursive: Annotated[bool, "Search folders below a folder"] = True
 
 
@@ -56,7 +55,7 @@ class SampleOptions:
 class StageOptions:
     """What is done with them."""
 
-    families: Annotated[bool, "Train on a turn that several sessions hold in one of them only (files are read twice)"] = True
+    families: Annotated[bool, "Train on a turn that several sessions hold in one of them (reads twice)"] = True
     redact: Annotated[bool, "Put placeholders in the place of secrets and names"] = True
     pii: Annotated[bool, "Take out names in paths, e-mail and IP addresses, too"] = True
     redact_hosts: Annotated[bool, "Take out names of machines in private domains, too"] = False
@@ -64,18 +63,18 @@ class StageOptions:
     evidence: Annotated[bool, "Note the outcome that the log proves"] = True
     weights: Annotated[bool, "Give weight 0 to turns not worth imitating"] = True
     keep_failed_calls: Annotated[bool, "Train on calls that failed, too"] = False
-    decontaminate: Annotated[tuple[str, ...], "A file of a benchmark's fingerprints (`agent-rollouts fingerprint`)"] = ()
+    decontaminate: Annotated[tuple[str, ...], "A file of a benchmark's fingerprints (see `fingerprint`)"] = ()
     canary: Annotated[tuple[str, ...], "A benchmark's canary GUID"] = ()
     contamination_share: Annotated[float, "How much of a statement's or test's 13-grams a row must show to match"] = 0.5
     max_tokens: Annotated[int | None, "Cut longer rows into windows of so many tokens, between steps"] = None
-    tokenizer: Annotated[str | None, "Its name on the Hub or folder; without one tokens are estimated as bytes / 4"] = None
+    tokenizer: Annotated[str | None, "Name on the Hub, or folder; without one tokens are bytes / 4"] = None
     overlap_steps: Annotated[int, "How many steps before its own a window shows at most, as context"] = 4
-    shorten: Annotated[int | None, "Tokens a tool output keeps at least in a row that is too long [an eighth of the budget]"] = None
+    shorten: Annotated[int | None, "Tokens a tool output keeps where a row is too long [an eighth of all]"] = None
     splits: Annotated[str | None, "Names and shares, as in train=0.98,test=0.02; without, all is in train"] = None
     split_by: Annotated[
         tuple[str, ...], f"What keeps rows in one split, of {', '.join(EVIDENCE)} [all that leave no split empty]"
     ] = ()
-    splits_from: Annotated[str | None, "An earlier dataset's folder (or its splits.json): families stay in their splits"] = None
+    splits_from: Annotated[str | None, "An earlier dataset, whose families stay where they are"] = None
     num_proc: Annotated[int, "Processes that work side by side; what is written is the same"] = 1
 
 

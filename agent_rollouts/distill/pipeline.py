@@ -13,38 +13,43 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import datasets
-
 import pyarrow as pa
 
 from agent_rollouts.chat import to_chat
-from agent_rollouts.configs import file_rules
-from agent_rollouts.copies import reader
 from agent_rollouts.distill.decontaminate import Benchmarks
 from agent_rollouts.distill.evidence import evidence
 from agent_rollouts.distill.families import Families, Key, Verdict, key, own
 from agent_rollouts.distill.funnel import REWRITTEN, Funnel, Size, size
+from agent_rollouts.distill.inputs import Input
 from agent_rollouts.distill.options import Options
 from agent_rollouts.distill.redact import Numbers, Redactor, final_numbers
 from agent_rollouts.distill.shapes import SHAPES, Tally
-from agent_rollouts.distill.splits import EVIDENCE, Assignment, Splits, family, identify, in_partition, parse_splits, read_splits, shuffled, traits
+from agent_rollouts.distill.splits import (
+    EVIDENCE,
+    Assignment,
+    Splits,
+    family,
+    identify,
+    in_partition,
+    parse_splits,
+    read_splits,
+    shuffled,
+    traits,
+)
 from agent_rollouts.distill.spool import ROWS, Spool, batches, from_json, to_json
 from agent_rollouts.distill.weights import weigh
 from agent_rollouts.distill.windows import Tokens, counted, windows
 from agent_rollouts.errors import AgentRolloutsError
-from agent_rollouts.features import row as as_row
-from agent_rollouts.rollout import Rollout
-from agent_rollouts.source import each, reason
 
 Row: TypeAlias = dict[str, Any]
 
@@ -61,120 +66,7 @@ NOT_RENDERED = "the chat template refuses it"
 TIES = "would tie splits together that an earlier run has set apart"
 _FAULT = "a stage failed on it"
 
-_PART_BYTES = 16 << 20
-_PART_FILES = 500
 _MAGNITUDES = (1_000, 4_000, 16_000, 64_000, 256_000)
-
-
-class Input(Protocol):
-    """Where rows come from, in parts. It is handed to other processes."""
-
-    @property
-    def parts(self) -> int:
-        """How many parts there are."""
-
-    def weight(self, part: int) -> int:
-        """How much of the progress bar a part is."""
-
-    def noted(self, part: int) -> Iterable[Mapping[str, Any]]:
-        """The rows of a part, as `Families.add` takes them."""
-
-    def rows(self, part: int, funnel: Funnel) -> Iterator[Row]:
-        """The rows of a part; what is wrong with files is told to the funnel, as is the stage `read`."""
-
-
-class Files:
-    """Rollouts of files."""
-
-    def __init__(self, files: Iterable[str], options: Options, name_of: Callable[[str], str] = str) -> None:
-        self.files = list(files)
-        self.options = options
-        self.name_of = name_of
-        self._parts = list(_parts(self.files))
-
-    @property
-    def parts(self) -> int:
-        return len(self._parts)
-
-    def weight(self, part: int) -> int:
-        return len(self._parts[part])
-
-    def noted(self, part: int) -> Iterator[Mapping[str, Any]]:
-        # What is wrong with a file is told when its rows are made.
-        for path in self._parts[part]:
-            for rollout in self._rollouts(path, lambda *_: None):
-                if rollout and (self.options.internal or rollout.internal is None):
-                    yield vars(rollout)
-
-    def rows(self, part: int, funnel: Funnel) -> Iterator[Row]:
-        for path in self._parts[part]:
-            bad: dict[str, str] = {}
-            rollouts = 0
-            for rollout in self._rollouts(path, lambda name, error, bad=bad: bad.update({name: reason(name, error)})):
-                rollouts += 1
-                funnel.count("skipped", rollout.skipped)
-                if not rollout:
-                    funnel.took("read", Size(1), Size(), "no messages")
-                elif rollout.internal and not self.options.internal:
-                    came = size(rollout.messages)
-                    funnel.took("read", came, Size(), f"the agent's own: {rollout.internal}")
-                else:
-                    row = as_row(rollout)
-                    funnel.took("read", size(row["messages"]))
-                    yield row
-            funnel.files += 1
-            funnel.bad_files |= bad
-            funnel.count("files", ["with rollouts" if rollouts else "could not be used" if bad else "without rollouts"])
-
-    def _rollouts(self, path: str, note: Callable[[str, Exception], None]) -> Iterator[Rollout]:
-        return each(path, self._read, note, **file_rules(self.options.format, self.options.file_pattern))
-
-    @functools.cached_property
-    def _read(self) -> Callable[..., Iterator[Rollout]]:
-        return reader(self.files, self.options.format, history=self.options.history)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Each process opens files by itself.
-        return {name: value for name, value in vars(self).items() if name != "_read"}
-
-
-def _parts(files: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    held: list[str] = []
-    total = 0
-    for path in files:
-        held.append(path)
-        total += os.path.getsize(path) if os.path.isfile(path) else _PART_BYTES
-        if total >= _PART_BYTES or len(held) >= _PART_FILES:
-            yield tuple(held)
-            held, total = [], 0
-    if held:
-        yield tuple(held)
-
-
-class Given:
-    """Rows that were given from Python; `takes` are functions that give the rows of a part."""
-
-    def __init__(self, takes: Sequence[Callable[[], Iterable[Mapping[str, Any]]]]) -> None:
-        self.takes = takes
-
-    @property
-    def parts(self) -> int:
-        return len(self.takes)
-
-    def weight(self, part: int) -> int:
-        return 1
-
-    def noted(self, part: int) -> Iterable[Mapping[str, Any]]:
-        return self.takes[part]()
-
-    def rows(self, part: int, funnel: Funnel) -> Iterator[Row]:
-        for given in self.takes[part]():
-            row = dict(given)
-            if not row["messages"]:
-                funnel.took("read", Size(1), Size(), "no messages")
-                continue
-            funnel.took("read", size(row["messages"]))
-            yield row
 
 
 # -- what every process does ------------------------------------------------------------------------
@@ -288,14 +180,20 @@ class Work:
                     continue
                 if self.benchmarks is not None and (matches := self.benchmarks.match(curated)):
                     contaminated.add(family(curated))
-                    shown = [match._asdict() for match in matches]
-                    funnel.contaminated.append({**key(curated)._asdict(), "family_id": family(curated), "matches": shown})
+                    about = {**key(curated)._asdict(), "family_id": family(curated)}
+                    funnel.contaminated.append({**about, "matches": [match._asdict() for match in matches]})
                 text = to_json(curated)
                 spool.add({"row": text}, len(text))
         return Curated(funnel, redactor.found if redactor else None, contaminated)
 
     def _owned(
-        self, row: Row, name: Key, came: Size, verdicts: Mapping[Key, Verdict], refused: Mapping[Key, str], funnel: Funnel
+        self,
+        row: Row,
+        name: Key,
+        came: Size,
+        verdicts: Mapping[Key, Verdict],
+        refused: Mapping[Key, str],
+        funnel: Funnel,
     ) -> Row | None:
         if self.options.families:
             verdict = verdicts[name]
@@ -398,8 +296,8 @@ class Work:
         stage = funnel.stage("windows")
         stage.came = stage.came.plus(came)
         shown = Size(1 if cut.rows else 0)
-        for number, (window, indices, own) in enumerate(zip(cut.rows, cut.indices, cut.own, strict=True)):
-            mine = [place for place, index in enumerate(indices) if index in own]
+        for number, (window, indices, owned) in enumerate(zip(cut.rows, cut.indices, cut.own, strict=True)):
+            mine = [place for place, index in enumerate(indices) if index in owned]
             before = size((row["messages"][indices[place]] for place in mine), 0)
             now = size((window["messages"][place] for place in mine), 0)
             shown = shown.plus(now)
@@ -410,7 +308,8 @@ class Work:
             stage.remove(why, size([row["messages"][index]], 0))
         if not cut.rows:
             stage.remove(Counter(cut.removed.values()).most_common(1)[0][0], Size(1))
-        funnel.count("windows", {"rows that were cut": len(cut.rows) > 1, "windows of them": len(cut.rows) if len(cut.rows) > 1 else 0})
+        if len(cut.rows) > 1:
+            funnel.count("windows", {"rows that were cut": 1, "windows of them": len(cut.rows)})
         funnel.count("windows", {"tool outputs shortened": cut.shortened})
 
     # -- phase C
@@ -454,7 +353,8 @@ class Work:
     def _count(self, row: Row, split: str, own: Size, funnel: Funnel) -> None:
         messages = row["messages"]
         funnel.count("splits", [split])
-        funnel.count("rows", {"rows": 1, "messages": len(messages), "tokens": row["token_count"]})
+        calls = sum(len(message.get("tool_calls", ())) for message in messages)
+        funnel.count("rows", {"rows": 1, "messages": len(messages), "tool calls": calls, "tokens": row["token_count"]})
         answers = [message for message in messages if message["role"] == "assistant"]
         funnel.count("weights", (message["weight_reason"] for message in answers if message.get("weight") == 0))
         funnel.count("rows", {"answers to train on": sum(message.get("weight") != 0 for message in answers)})
@@ -465,7 +365,7 @@ class Work:
         funnel.count("formats", [row["source_kind"]])
         funnel.count("models", [row["model"] or "not said"])
         funnel.count("tools", (m["name"] for m in messages if m["role"] == "tool" and m.get("name")))
-        funnel.count("rows", {"rollouts": 1, "tool calls": row["tool_call_count"], "media": len(row.get("media") or ())})
+        funnel.count("rows", {"rollouts": 1, "media": len(row.get("media") or ())})
         if self.options.evidence:
             funnel.count("outcomes", [row["outcome"]])
         funnel.count("redactions", row.get("redactions") or {})
@@ -501,7 +401,7 @@ def _magnitude(tokens: int) -> str:
 
 
 class Run(NamedTuple):
-    """What a run has made: spools of records (`Work.path(shape, part)`), how it came to that, and who is in which split."""
+    """What a run has made: spools of records, how it came to that, and who is in which split."""
 
     work: Work
     funnel: Funnel

@@ -275,7 +275,6 @@ class Assignment:
             raise AgentRolloutsError(f"{'/'.join(key(row))}: family {name} was not among the rows that were split")
         return self.families[name]
 
-
     def save(self, path: str | Path) -> None:
         """Write what a later run needs, so that families stay where they are."""
         said = {"by": self.by, "asked": self.asked, "families": dict(sorted(self.families.items()))}

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from agent_rollouts.jsontext import exact_text, loads_exactly
 
 _BATCH_BYTES = 8 << 20
 _BATCH_ROWS = 1000
+_Places: TypeAlias = npt.NDArray[np.int64]
 
 ROWS = pa.schema({"row": pa.large_string()})
 """The schema of whole rows, each one JSON text."""
@@ -36,7 +36,7 @@ class Spool:
     def __enter__(self) -> Spool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self._flush()
         self._writer.close()
@@ -96,18 +96,26 @@ class Gathered:
         """One column of all records, in the order in which they were written."""
         return pa.chunked_array([batch.column(name) for batch in self.batches], self.schema.field(name).type)
 
-    def tables(self, order: npt.NDArray[np.int64], columns: Sequence[str], sizes: npt.NDArray[np.int64], limit: int, rows: int) -> Iterator[pa.Table]:
+    def tables(
+        self,
+        order: npt.NDArray[np.int64],
+        columns: Sequence[str],
+        sizes: npt.NDArray[np.int64],
+        *,
+        bytes: int,
+        rows: int,
+    ) -> Iterator[pa.Table]:
         """Records in an order, as tables of at most so many bytes (by `sizes`) and rows each, however they lie."""
         begin = 0
         while begin < len(order):
             end, total = begin, 0
-            while end < len(order) and end - begin < rows and (end == begin or total + sizes[order[end]] <= limit):
+            while end < len(order) and end - begin < rows and (end == begin or total + sizes[order[end]] <= bytes):
                 total += int(sizes[order[end]])
                 end += 1
             yield self._taken(order[begin:end]).select(columns)
             begin = end
 
-    def _taken(self, places: npt.NDArray[np.int64]) -> pa.Table:
+    def _taken(self, places: _Places) -> pa.Table:
         """The records at these places; neighbours are taken together."""
         slices = []
         at = 0

@@ -412,7 +412,10 @@ class _Cutting:
         return Windows(
             rows=[self.window_row(number, len(made), window, size) for number, (window, size) in enumerate(made)],
             indices=[window.indices for window, _ in made],
-            own=[frozenset([*window.own, *([] if number else window.pinned)]) for number, (window, _) in enumerate(made)],
+            own=[
+                frozenset(window.own if number else window.own + window.pinned)
+                for number, (window, _) in enumerate(made)
+            ],
             removed=removed,
             removed_turns=Counter(why for index, why in removed.items() if _is_trained(self.messages[index])),
             shortened=sum(self.messages[i]["content"] != self.row["messages"][i]["content"] for i in shown),

@@ -1,32 +1,39 @@
 """Writing a distilled dataset to a folder: Parquet shards, a card and the funnel, all at once or not at all.
 
-    OUT/README.md  OUT/funnel.json  OUT/options.yaml  OUT/splits.json
-    OUT/<shape>/<split>-00000-of-00001.parquet
-    OUT/<shape>/<split>.jsonl                             for shapes whose trainers read JSON Lines
+OUT/README.md  OUT/funnel.json  OUT/options.yaml  OUT/splits.json
+OUT/<shape>/<split>-00000-of-00001.parquet
+OUT/<shape>/<split>.jsonl                             for shapes whose trainers read JSON Lines
 """
 
 from __future__ import annotations
 
 import fnmatch
 import glob
+import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agent_rollouts.distill.funnel import Size
-from agent_rollouts.distill.pipeline import TRAIN, Run
+from agent_rollouts.distill.card import MARK, card
+from agent_rollouts.distill.funnel import Funnel
+from agent_rollouts.distill.inputs import Input
+from agent_rollouts.distill.options import Options
+from agent_rollouts.distill.pipeline import TRAIN, Run, Work, run, spool_schema
+from agent_rollouts.distill.redact import Redactor, audit_files
 from agent_rollouts.distill.shapes import SHAPES
+from agent_rollouts.distill.splits import SPLITS_FILE, leaks
 from agent_rollouts.distill.spool import Gathered
 from agent_rollouts.errors import AgentRolloutsError
 
-MARK = "<!-- made by agent-rollouts -->"
-FILES = ("README.md", "funnel.json", "options.yaml", "splits.json")
+FILES = ("README.md", "funnel.json", "options.yaml", SPLITS_FILE)
 _OURS = (*FILES, "*/*-?????-of-?????.parquet", "*/*.jsonl")
 _OLD = "old"
 _SHARD_BYTES = 500 << 20
@@ -35,13 +42,114 @@ _GROUP_BYTES = 16 << 20
 _GROUP_ROWS = 1000
 
 
-def write_records(made: Run, folder: Path) -> dict[str, dict[str, list[Path]]]:
+class Written(NamedTuple):
+    """A dataset that was written: its Parquet files by shape and split, and the account of what is not in it."""
+
+    shards: dict[str, dict[str, list[Path]]]
+    funnel: Funnel
+
+
+def write_dataset(
+    source: Input,
+    options: Options,
+    output: Path,
+    *,
+    command: str,
+    name_of: Callable[[str], str] = str,
+) -> Written:
+    """Distill rows into a folder, which appears when everything is written and checked.
+
+    Args:
+        command: what the card says that it was made with.
+        name_of: what to write as `source_path` for a path.
+
+    Raises:
+        AgentRolloutsError: `output` holds something else, no row is left, redaction would still find something in what
+            was written, or splits share something.
+    """
+    target = Path(os.path.abspath(output))  # `.` has a name too
+    check_output(target)
+    with replacing(target) as folder:
+        work = Work(source, options, folder / ".work", name_of)
+        work.folder.mkdir()
+        made = run(work)
+        shards = _write_records(made, folder)
+        made.funnel.check()
+        shutil.rmtree(work.folder)
+        if not any(shards.values()):
+            raise AgentRolloutsError(_nothing_left(made.funnel))
+        _check_redaction(shards, options)
+        _check_splits(shards, made)
+        _write_about(folder, shards, made, command, target.name)
+    moved = {
+        shape: {split: [target / path.relative_to(folder) for path in paths] for split, paths in splits.items()}
+        for shape, splits in shards.items()
+    }
+    return Written(moved, made.funnel)
+
+
+def _nothing_left(funnel: Funnel) -> str:
+    why = "; ".join(f"{reason}: {count}" for reason, count in funnel.removed.most_common())
+    bad = f"; {len(funnel.bad_files)} file(s) could not be used" if funnel.bad_files else ""
+    return (
+        f"no row to write: {funnel.files} file(s), {funnel.read.rows} rollout(s){'; ' + why if why else ''}{bad}. "
+        "`agent-rollouts inspect` shows what the files hold"
+    )
+
+
+def _check_redaction(shards: dict[str, dict[str, list[Path]]], options: Options) -> None:
+    """The second pass: what redaction would still find in what was written stops the run."""
+    if not options.redact:
+        return
+    paths = [path for splits in shards.values() for paths in splits.values() for path in paths]
+    found = next(audit_files(paths, pii=options.pii, hosts=options.redact_hosts, deny=options.deny), None)
+    if found is not None:
+        place = f"{Path(found.file).parent.name}, row {found.row}, column {found.column}: {found.kind} {found.masked}"
+        raise AgentRolloutsError(f"redaction left something behind, and nothing was written: {place}")
+
+
+def _check_splits(shards: dict[str, dict[str, list[Path]]], made: Run) -> None:
+    """What two splits share, read anew from the files, stops the run."""
+    if made.assignment is None:
+        return
+    for shape, splits in shards.items():
+        # Only messages that are written as they were judged are as alike as they were.
+        as_judged = shape == "messages" and made.work.options.arguments == "object"
+        by = [kind for kind in made.assignment.by if as_judged or kind != "near_duplicate"]
+        for leak in leaks(splits, by=by):
+            examples = "; ".join(" and ".join(pair) for pair in leak.examples[:1])
+            raise AgentRolloutsError(
+                f"the splits {' and '.join(leak.splits)} of {shape} share {leak.evidence} in {leak.rows} row(s), and "
+                f"nothing was written: {examples}"
+            )
+
+
+def _write_about(folder: Path, shards: dict[str, dict[str, list[Path]]], made: Run, command: str, place: str) -> None:
+    """Card, options, funnel and splits."""
+    from agent_rollouts import __version__
+
+    options = made.work.options
+    redactor = Redactor(pii=options.pii, hosts=options.redact_hosts, deny=options.deny) if options.redact else None
+
+    def safe(text: str) -> str:
+        return redactor.text(text)[0] if redactor else text
+
+    funnel = orjson.dumps(made.funnel.to_json(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    about = {"version": __version__, "command": command, "place": place, "config": options.shape[0]}
+    (folder / "funnel.json").write_text(safe(funnel), encoding="utf-8")
+    (folder / "options.yaml").write_text(safe(options.to_yaml()), encoding="utf-8")
+    (folder / "README.md").write_text(safe(card(folder, shards, made.funnel, options, about)), encoding="utf-8")
+    if made.assignment and options.splits:
+        made.assignment.save(folder / SPLITS_FILE)
+
+
+def _write_records(made: Run, folder: Path) -> dict[str, dict[str, list[Path]]]:
     """Write the records of a run as Parquet, and give the shards by shape and split."""
     found: dict[str, dict[str, list[Path]]] = {}
     names = list(made.assignment.asked) if made.assignment else [TRAIN]
     for shape in made.work.options.shape:
         schema = SHAPES[shape].features.arrow_schema
-        records = Gathered(made.spools(shape), made.spool_schema(shape))
+        records = Gathered(made.spools(shape), spool_schema(shape))
         split_of = np.asarray(records.column("_split").to_numpy(zero_copy_only=False), dtype=object)
         sizes = records.column("_bytes").to_numpy()
         found[shape] = {}
@@ -51,7 +159,7 @@ def write_records(made: Run, folder: Path) -> dict[str, dict[str, list[Path]]]:
                 order = order[np.argsort(records.column("_order").to_numpy()[order], kind="stable")]
             if not len(order):
                 continue
-            tables = records.tables(order, schema.names, sizes, _GROUP_BYTES, _GROUP_ROWS)
+            tables = records.tables(order, schema.names, sizes, bytes=_GROUP_BYTES, rows=_GROUP_ROWS)
             shards = _write_shards(tables, folder / shape, split, schema)
             found[shape][split] = shards
             made.funnel.count(f"records: {shape}", {split: len(order)})
@@ -77,8 +185,10 @@ def _write_shards(tables: Iterable[pa.Table], folder: Path, split: str, schema: 
     finally:
         if writer is not None:
             writer.close()
-    names = [shard.with_name(f"{split}-{number:05d}-of-{len(shards):05d}.parquet") for number, shard in enumerate(shards)]
-    return [shard.rename(name) for shard, name in zip(shards, names, strict=True)]
+    return [
+        shard.rename(shard.with_name(f"{split}-{number:05d}-of-{len(shards):05d}.parquet"))
+        for number, shard in enumerate(shards)
+    ]
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
