@@ -25,6 +25,7 @@ from datasets import Features, Json, Value
 
 from agent_rollouts.distill.redact.audit import Place, audit_files, audit_rows, masked, report
 from agent_rollouts.distill.redact.escapes import decoded, encoded
+from agent_rollouts.distill.redact.numbers import Final, Numbers, final_numbers
 from agent_rollouts.distill.redact.redactor import Pass, Redactor, policy
 from agent_rollouts.distill.redact.rows import Row
 from agent_rollouts.distill.redact.rules import RULES, denied
@@ -33,12 +34,15 @@ from agent_rollouts.distill.redact.scan import spans_of
 __all__ = [
     "COLUMNS",
     "RULES",
+    "Final",
     "Finding",
+    "Numbers",
     "Place",
     "Redactor",
     "audit_files",
     "audit_rows",
     "features",
+    "final_numbers",
     "find",
     "masked",
     "policy",

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
-from typing import Any, TypeAlias
-
-import orjson
+from typing import Any, NamedTuple, TypeAlias
 
 from agent_rollouts.distill.redact.escapes import ALNUM, decoded, encoded, starts_word
 from agent_rollouts.distill.redact.judging import is_wordy
+from agent_rollouts.distill.redact.numbers import PERSONAL, Numbers, mark_of, marked, name_of, numbered
 from agent_rollouts.distill.redact.personal import is_distinctive
 from agent_rollouts.distill.redact.rows import Row, walk_row
 from agent_rollouts.distill.redact.rules import RULES, denied, shipped
 from agent_rollouts.distill.redact.scan import spans_named
 from agent_rollouts.distill.redact.spans import Span, settled
-from agent_rollouts.errors import AgentRolloutsError
 
 Key: TypeAlias = "tuple[str, str | None]"
 
 _VERSION = "1"  # of the code beside the rules
 _PASSES = 8
-_PERSONAL = frozenset({"USER", "EMAIL", "IP", "HOST"})
 
 
 class Redactor:
@@ -39,6 +34,8 @@ class Redactor:
         hosts: names of machines in private domains (`db1.corp`, `x.internal`).
         deny: the user's own words, replaced wherever they stand as whole words, in any case.
         state: what an earlier run saved (`Redactor.state`); numbers go on from there.
+        part: `Numbers.salt`, where these rows are a part of a dataset: marks take the place of placeholders until
+            `final_numbers` (see `numbers.py`), and `found` tells of what.
     """
 
     def __init__(
@@ -48,17 +45,14 @@ class Redactor:
         hosts: bool = False,
         deny: Sequence[str] = (),
         state: Mapping[str, Any] | None = None,
+        part: bytes | None = None,
     ) -> None:
         self.pii, self.hosts, self.deny = pii, hosts, denied(tuple(deny))
         self._words = tuple(deny)
-        if state is None:
-            state = {"salt": secrets.token_hex(16), "numbers": {}, "values": {}}
-        try:
-            self._salt = bytes.fromhex(state["salt"])
-            self._numbers: Counter[str] = Counter(state["numbers"])
-            self._values: dict[str, str] = dict(state["values"])
-        except (KeyError, TypeError, ValueError):
-            raise AgentRolloutsError("this is no state of a redactor; remove it to begin with new numbers") from None
+        self._numbers = Numbers(state)
+        self._salt = part or self._numbers.salt
+        self._mark = mark_of(part) if part else None
+        self._found: dict[tuple[str, str], int] = {}
 
     @property
     def policy(self) -> str:
@@ -66,19 +60,18 @@ class Redactor:
         return policy(pii=self.pii, hosts=self.hosts, deny=self._words)
 
     @property
-    def state(self) -> dict[str, Any]:
-        """What a later run needs to go on: salted hashes and their placeholders, no value in clear.
+    def found(self) -> list[tuple[str, str]]:
+        """Of a part: kind and keyed hash of each value, in order of first appearance; for `Numbers.add`."""
+        return list(self._found)
 
-        Short values (a user name, an address) could be guessed by whoever has it: keep it as private as the logs.
-        """
-        return {"salt": self._salt.hex(), "numbers": dict(self._numbers), "values": dict(self._values)}
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a later run needs to go on (`Numbers.state`): no value in clear, yet as private as the logs."""
+        return self._numbers.state
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a file that only its owner may read."""
-        new = f"{os.fspath(path)}.new"
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(orjson.dumps(self.state, option=orjson.OPT_INDENT_2))
-        os.replace(new, path)
+        self._numbers.save(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **options: Any) -> Redactor:
@@ -87,13 +80,7 @@ class Redactor:
         Raises:
             AgentRolloutsError: the file holds something else.
         """
-        try:
-            state = orjson.loads(Path(path).read_bytes())
-        except FileNotFoundError:
-            state = None
-        except ValueError:
-            raise AgentRolloutsError(f"{path} is no state of a redactor; remove it to begin with new numbers") from None
-        return cls(**options, state=state)
+        return cls(**options, state=Numbers.load(path).state)
 
     def text(self, text: str) -> tuple[str, dict[str, int]]:
         """The text redacted, and how many of each kind were replaced."""
@@ -110,21 +97,15 @@ class Redactor:
         found = walk_row(row, pass_.replace)
         return {**found, "redactions": dict(sorted(pass_.counts.items())), "redaction_policy": self.policy}
 
-    def placeholder(self, kind: str, value: bytes) -> str:
-        """What stands for a value: the one that it has, or a new one of this kind."""
-        if kind in ("EMAIL", "HOST", "DENIED"):
-            value = value.lower()
-        name = hashlib.blake2b(
-            value, key=self._salt, digest_size=12, person=kind[:16].encode() if kind in _PERSONAL else b""
-        ).hexdigest()
-        if name not in self._values:
-            self._numbers[kind] += 1
-            number = self._numbers[kind]
-            if kind == "USER":
-                self._values[name] = "user" if number == 1 else f"user{number}"
-            else:
-                self._values[name] = f"[{kind}_{number}]"
-        return self._values[name]
+    def name(self, kind: str, value: bytes) -> str:
+        """The keyed hash of a value."""
+        return name_of(kind, value, self._salt)
+
+    def placeholder(self, kind: str, name: str) -> str:
+        """What stands for the value of this name, or marks where that will stand."""
+        if self._mark is None:
+            return self._numbers.placeholder(kind, name)
+        return marked(self._mark, self._found.setdefault((kind, name), len(self._found)))
 
 
 def policy(*, pii: bool = True, hosts: bool = False, deny: Sequence[str] = ()) -> str:
@@ -141,6 +122,13 @@ def _digest() -> str:
     return hashlib.sha256(RULES.read_bytes()).hexdigest()[:12]
 
 
+class _Placed(NamedTuple):
+    start: int
+    end: int
+    kind: str
+    name: str
+
+
 class Pass:
     """One text or row: what was found in it, so that it is replaced wherever else it stands."""
 
@@ -150,6 +138,8 @@ class Pass:
         self.known: dict[bytes, str] = {}
         self.texts: dict[Key, None] = {}
         self.found: dict[Key, list[Span]] = {}
+        self._numbers: Counter[str] = Counter()
+        self._placeholders: dict[str, tuple[str, bytes]] = {}
 
     def note(self, text: str, context: str | None) -> str:
         """Remember a text to be scanned."""
@@ -176,7 +166,8 @@ class Pass:
         spans = self.found.get((text, context))
         if spans is None:
             return text
-        data = before = encoded(text)
+        data = encoded(text)
+        placed: list[_Placed] = []
         for number in range(_PASSES):
             if number:
                 redactor = self.redactor
@@ -185,8 +176,8 @@ class Pass:
             if not spans:
                 break
             self._learn(data, spans)
-            data = self._put(data, spans)
-        return text if data == before else decoded(data)
+            data, placed = self._put(data, spans, placed)
+        return self._numbered(data, placed) if placed else text
 
     def _learn(self, data: bytes, spans: list[Span]) -> None:
         for span in spans:
@@ -196,7 +187,7 @@ class Pass:
                     self.known.setdefault(value, span.kind)
                     # As Claude Code names a project's folder.
                     self.known.setdefault(value.replace(b".", b"-").replace(b"_", b"-"), span.kind)
-            elif span.kind not in _PERSONAL and len(value) >= 8 and not is_wordy(value):
+            elif span.kind not in PERSONAL and len(value) >= 8 and not is_wordy(value):
                 self.known.setdefault(value, span.kind)
 
     def _again(self, data: bytes) -> list[Span]:
@@ -210,17 +201,58 @@ class Pass:
                 at = data.find(value, end)
         return spans
 
-    def _put(self, data: bytes, spans: list[Span]) -> bytes:
+    def _put(self, data: bytes, spans: list[Span], placed: list[_Placed]) -> tuple[bytes, list[_Placed]]:
+        """The text with this row's own placeholders, and where all of them are.
+
+        What is found next hangs on the row alone, so that a dataset is the same however it is cut into parts.
+        """
+        stay = [old for old in placed if all(old.end <= span.start or old.start >= span.end for span in spans)]
+        parts: list[bytes] = []
+        at = length = 0
+        now = []
+        items: list[Span | _Placed] = [*spans, *stay]
+        for item in sorted(items, key=lambda item: item.start):
+            if isinstance(item, Span):
+                name = self.redactor.name(item.kind, self._value(data, item, placed))
+                self.counts[item.kind] += 1
+            else:
+                name = item.name
+            kind, text = self._own(item.kind, name)
+            parts += [data[at : item.start], text]
+            length += item.start - at
+            now.append(_Placed(length, length + len(text), kind, name))
+            length += len(text)
+            at = item.end
+        return b"".join([*parts, data[at:]]), now
+
+    def _value(self, data: bytes, span: Span, placed: list[_Placed]) -> bytes:
+        value = self._named(data, span.start, span.end, placed)
+        if span.kind == "USER" and b"-" in value:  # a folder's name says the same of someone known
+            return next((name for name in self.known if _folder_name(name) == value and name != value), value)
+        return value
+
+    def _named(self, data: bytes, start: int, end: int, placed: list[_Placed]) -> bytes:
+        """A value; for placeholders in it the names of what they stand for, which are the same in every row."""
+        parts = []
+        for old in placed:
+            if start <= old.start and old.end <= end:
+                parts += [data[start : old.start], old.name.encode()]
+                start = old.end
+        return b"".join([*parts, data[start:end]])
+
+    def _own(self, kind: str, name: str) -> tuple[str, bytes]:
+        if name not in self._placeholders:
+            self._numbers[kind] += 1
+            self._placeholders[name] = kind, numbered(kind, self._numbers[kind]).encode()
+        return self._placeholders[name]
+
+    def _numbered(self, data: bytes, placed: list[_Placed]) -> str:
         parts = []
         at = 0
-        for span in spans:
-            value = data[span.start : span.end]
-            if span.kind == "USER" and b"-" in value:  # a folder's name says the same of someone known
-                value = next((name for name in self.known if _folder_name(name) == value and name != value), value)
-            parts += [data[at : span.start], self.redactor.placeholder(span.kind, value).encode()]
-            self.counts[span.kind] += 1
-            at = span.end
-        return b"".join([*parts, data[at:]])
+        for old in placed:
+            parts += [decoded(data[at : old.start]), self.redactor.placeholder(old.kind, old.name)]
+            at = old.end
+        return "".join([*parts, decoded(data[at:])])
 
 
 class Texts:

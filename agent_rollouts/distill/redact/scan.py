@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from agent_rollouts.distill.redact.escapes import ALNUM, NAME, QUOTES, after_escape, encoded, starts_word
-from agent_rollouts.distill.redact.judging import CHECKS, is_jwt, is_placeholder, is_token, is_wordy, judged
+from agent_rollouts.distill.redact.judging import CHECKS, is_jwt, is_placeholder, is_token, is_wordy, judged, unnumbered
 from agent_rollouts.distill.redact.personal import personal
 from agent_rollouts.distill.redact.rules import Rule, Rules, shipped
 from agent_rollouts.distill.redact.spans import Span, settled
@@ -124,7 +124,7 @@ def _checked(data: bytes, at: int, rule: Rule) -> Iterator[Span]:
     elif rule.check == "jwt":
         if not is_jwt(value):
             return
-    elif not CHECKS[rule.check](value):
+    elif not CHECKS[rule.check](unnumbered(value)):
         return
     yield Span(start, end, rule.kind, rule.rank)
 
@@ -204,7 +204,7 @@ def _assignment(data: bytes, at: int, end: int, rules: Rules) -> Iterator[Span]:
         return
     if not quoted and separator[:1] in (b'"', b"\\") and value.isdigit():
         return  # a number in JSON must stay one
-    kind = judged(data[max(at, begin) : end], name, value, "quoted" if quoted else style, after)
+    kind = judged(data[max(at, begin) : end], name, unnumbered(value), "quoted" if quoted else style, after)
     if kind is not None:
         yield Span(start, stop, kind, 3)
 
