@@ -24,6 +24,7 @@ from agent_rollouts.jsontext import exact_text
 BYTES_PER_TOKEN = 4
 """For an estimate without a tokenizer; code and English lie between 3 and 4.5."""
 
+_SHAPE = "shape: "
 REWRITTEN = "text written anew (difference)"
 
 
@@ -160,14 +161,15 @@ class Funnel:
                     f"the funnel does not add up at {name}: {stage.came} came, {stage.went} went on and "
                     f"{total.minus(stage.went)} were removed. Please report this"
                 )
+            # Shapes count rows alone, windows each by itself.
+            if name.startswith(_SHAPE):
+                continue
             if before and stage.came != before[1]:
                 raise AgentRolloutsError(
                     f"the funnel does not add up: {before[1]} went on from {before[0]}, {stage.came} came to {name}. "
                     "Please report this"
                 )
-            # Every shape takes what went on from the last stage before shapes.
-            if not name.startswith("shape: "):
-                before = name, stage.went
+            before = name, stage.went
 
     # -- what is shown -----------------------------------------------------------------------------
 
@@ -179,7 +181,7 @@ class Funnel:
     @property
     def kept(self) -> Size:
         """What went into shapes."""
-        stages = [stage for name, stage in self.stages.items() if not name.startswith("shape: ")]
+        stages = [stage for name, stage in self.stages.items() if not name.startswith(_SHAPE)]
         return stages[-1].went if stages else Size()
 
     @property
@@ -187,7 +189,7 @@ class Funnel:
         """Rows that were removed, by reason, of all stages before shapes."""
         found: Counter[str] = Counter()
         for name, stage in self.stages.items():
-            if not name.startswith("shape: "):
+            if not name.startswith(_SHAPE):
                 found.update({why: what.rows for why, what in stage.removed.items() if what.rows > 0})
         return found
 
@@ -197,9 +199,9 @@ class Funnel:
             return []
         found = [("read", "", self.read)]
         for name, stage in self.stages.items():
-            if name.startswith("shape: ") or stage.removed:
+            if name.startswith(_SHAPE) or stage.removed:
                 found += [(name, why, what) for why, what in _largest_first(stage.removed)]
-                found.append((name, "", stage.went))
+                found.append((name if name.startswith(_SHAPE) else f"after {name}", "", stage.went))
         return found
 
     def to_json(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple, Union
 import yaml
 
 from agent_rollouts.distill.filters import FilterOptions
-from agent_rollouts.distill.shapes import ShapeOptions
+from agent_rollouts.distill.shapes import ShapeOptions, chosen
 from agent_rollouts.distill.splits import EVIDENCE, check_partition, parse_splits
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.rollout import HISTORIES
@@ -60,6 +60,7 @@ class StageOptions:
     pii: Annotated[bool, "Take out names in paths, e-mail and IP addresses, too"] = True
     redact_hosts: Annotated[bool, "Take out names of machines in private domains, too"] = False
     deny: Annotated[tuple[str, ...], "A word of your own to take out"] = ()
+    redaction_state: Annotated[str | None, "File that keeps which placeholder stands for what, for later runs"] = None
     evidence: Annotated[bool, "Note the outcome that the log proves"] = True
     weights: Annotated[bool, "Give weight 0 to turns not worth imitating"] = True
     keep_failed_calls: Annotated[bool, "Train on calls that failed, too"] = False
@@ -87,9 +88,7 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
     """
 
     def __post_init__(self) -> None:
-        for base in (FilterOptions, ShapeOptions):
-            if check := getattr(base, "__post_init__", None):
-                check(self)
+        chosen(self)
         if self.history not in HISTORIES:
             raise AgentRolloutsError(f"unknown history {self.history!r}; known: {', '.join(HISTORIES)}")
         check_partition(self.partition_index, self.num_partitions)
@@ -134,7 +133,8 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
 
     def to_yaml(self) -> str:
         """All options as YAML, the words of `deny` left out: they are what nobody is to read."""
-        values = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        said = {name: getattr(self, name) for name in fields()}
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
         note = f"# {len(self.deny)} words of deny are not written here; give them again\n" if self.deny else ""
         return note + yaml.safe_dump({**values, "deny": []}, sort_keys=False, allow_unicode=True)
 
@@ -148,26 +148,20 @@ class Field(NamedTuple):
     is_optional: bool
     default: Any
     help: str
-    group: str
 
 
 @functools.cache
 def fields() -> dict[str, Field]:
     """All options, in the order of their stages."""
     hints = typing.get_type_hints(Options, include_extras=True)
-    groups = [base for base in Options.__mro__ if dataclasses.is_dataclass(base)]
     found = {}
     for group in (ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions):
-        assert group in groups
         for field in dataclasses.fields(group):
             annotated, help = typing.get_args(hints[field.name])
-            kinds = [kind for kind in _kinds(annotated) if kind is not type(None)]
-            may_repeat = typing.get_origin(kinds[0]) is tuple
-            kind = typing.get_args(kinds[0])[0] if may_repeat else kinds[0]
-            title = (group.__doc__ or "").strip().splitlines()[0].rstrip(".")
-            found[field.name] = Field(
-                field.name, kind, may_repeat, type(None) in _kinds(annotated), field.default, help, title
-            )
+            kind, *others = sorted(_kinds(annotated), key=lambda one: one is type(None))
+            may_repeat = typing.get_origin(kind) is tuple
+            kind = typing.get_args(kind)[0] if may_repeat else kind
+            found[field.name] = Field(field.name, kind, may_repeat, bool(others), field.default, help)
     return found
 
 

@@ -32,7 +32,7 @@ from agent_rollouts.distill.families import Families, Key, Verdict, key, own
 from agent_rollouts.distill.funnel import REWRITTEN, Funnel, Size, size
 from agent_rollouts.distill.inputs import Input
 from agent_rollouts.distill.options import Options
-from agent_rollouts.distill.redact import Numbers, Redactor, final_numbers
+from agent_rollouts.distill.redact import Final, Numbers, Redactor, final_numbers
 from agent_rollouts.distill.shapes import SHAPES, Tally
 from agent_rollouts.distill.splits import (
     EVIDENCE,
@@ -76,7 +76,7 @@ class Curated(NamedTuple):
     """What came of phase A for a part."""
 
     funnel: Funnel
-    found: Any
+    found: list[tuple[str, str]]
     contaminated: set[str]
 
 
@@ -95,6 +95,7 @@ class Work:
     options: Options
     folder: Path
     name_of: Callable[[str], str] = str
+    salt: bytes = b""
     stages: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,7 +141,7 @@ class Work:
         options = self.options
         if not options.redact:
             return None
-        return Redactor(pii=options.pii, hosts=options.redact_hosts, deny=options.deny, part=True)
+        return Redactor(pii=options.pii, hosts=options.redact_hosts, deny=options.deny, part=self.salt)
 
     # -- phase 0
 
@@ -184,7 +185,7 @@ class Work:
                     funnel.contaminated.append({**about, "matches": [match._asdict() for match in matches]})
                 text = to_json(curated)
                 spool.add({"row": text}, len(text))
-        return Curated(funnel, redactor.found if redactor else None, contaminated)
+        return Curated(funnel, redactor.found if redactor else [], contaminated)
 
     def _owned(
         self,
@@ -233,7 +234,7 @@ class Work:
 
     # -- phase B
 
-    def window(self, part: int, numbers: Any, contaminated: frozenset[str]) -> Windowed:
+    def window(self, part: int, numbers: Final | None, contaminated: frozenset[str]) -> Windowed:
         """The rows of a part that fit the budget, with the final placeholders, in another spool."""
         windowed = Windowed(self.funnel(), [])
         with Spool(self.path("windows", part), ROWS) as spool:
@@ -250,7 +251,7 @@ class Work:
                     spool.add({"row": text}, len(text))
         return windowed
 
-    def _spooled(self, what: str, part: int, numbers: Any = None) -> Iterator[Row]:
+    def _spooled(self, what: str, part: int, numbers: Final | None = None) -> Iterator[Row]:
         path = self.path(what, part)
         for batch in batches([path]):
             for text in batch.column("row"):
@@ -296,8 +297,8 @@ class Work:
         stage = funnel.stage("windows")
         stage.came = stage.came.plus(came)
         shown = Size(1 if cut.rows else 0)
-        for number, (window, indices, owned) in enumerate(zip(cut.rows, cut.indices, cut.own, strict=True)):
-            mine = [place for place, index in enumerate(indices) if index in owned]
+        for number, (window, indices, first) in enumerate(zip(cut.rows, cut.indices, cut.first, strict=True)):
+            mine = [place for place, index in enumerate(indices) if index in first]
             before = size((row["messages"][indices[place]] for place in mine), 0)
             now = size((window["messages"][place] for place in mine), 0)
             shown = shown.plus(now)
@@ -406,6 +407,7 @@ class Run(NamedTuple):
     work: Work
     funnel: Funnel
     assignment: Assignment | None
+    numbers: Numbers
 
     def spools(self, shape: str) -> list[Path]:
         """The files of a shape's records, in order."""
@@ -420,6 +422,8 @@ def run(work: Work) -> Run:
     """
     options, source, funnel = work.options, work.source, work.funnel()
     parts = range(source.parts)
+    numbers = Numbers.load(options.redaction_state) if options.redaction_state else Numbers()
+    work.salt = numbers.salt
     with _Team(work) as team:
         keys: list[list[Key]] = [[] for _ in parts]
         verdicts: dict[Key, Verdict] = {}
@@ -435,16 +439,15 @@ def run(work: Work) -> Run:
             ({name: verdicts[name] for name in names}, {name: refused[name] for name in names if name in refused})
             for names in keys
         ]
-        numbers = Numbers()
-        mappings: list[Any] = []
+        finals: list[Final | None] = []
         contaminated: set[str] = set()
         for curated in team.each("curate", asked, "Curating"):
             funnel.merge(curated.funnel)
-            mappings.append(numbers.add(curated.found) if curated.found else None)
+            finals.append(numbers.add(curated.found) if curated.found else None)
             contaminated |= curated.contaminated
         splits = _splits(options)
         families: list[list[str]] = []
-        todo: list[tuple[Any, ...]] = [(mapping, frozenset(contaminated)) for mapping in mappings]
+        todo: list[tuple[Any, ...]] = [(final, frozenset(contaminated)) for final in finals]
         for windowed in team.each("window", todo, "Cutting" if options.max_tokens else "Measuring"):
             funnel.merge(windowed.funnel)
             families.append(list(dict.fromkeys(name for name, _ in windowed.rows)))
@@ -458,7 +461,7 @@ def run(work: Work) -> Run:
             funnel.merge(shaped)
     if assignment:
         funnel.notices += assignment.notices
-    return Run(work, funnel, assignment)
+    return Run(work, funnel, assignment, numbers)
 
 
 def _refused(names: Sequence[Key], verdicts: Mapping[Key, Verdict], options: Options) -> dict[Key, str]:

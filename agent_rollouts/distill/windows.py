@@ -23,7 +23,7 @@ whole rollout. Pictures are not counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -162,7 +162,7 @@ class Windows(NamedTuple):
 
     Attributes:
         indices: for each window, which of the row's messages its messages are.
-        own: for each window, those of them that are its own: every message that is shown is in one.
+        first: for each window, those of them that no earlier window shows.
         removed: why a message is in no window, by its index.
         removed_turns: reason to number of those of them that were to be trained on.
         shortened: number of messages that were shortened.
@@ -170,7 +170,7 @@ class Windows(NamedTuple):
 
     rows: list[Row]
     indices: list[list[int]]
-    own: list[frozenset[int]]
+    first: list[frozenset[int]]
     removed: dict[int, str]
     removed_turns: Counter[str]
     shortened: int = 0
@@ -412,10 +412,7 @@ class _Cutting:
         return Windows(
             rows=[self.window_row(number, len(made), window, size) for number, (window, size) in enumerate(made)],
             indices=[window.indices for window, _ in made],
-            own=[
-                frozenset(window.own if number else window.own + window.pinned)
-                for number, (window, _) in enumerate(made)
-            ],
+            first=_first_shown(window.indices for window, _ in made),
             removed=removed,
             removed_turns=Counter(why for index, why in removed.items() if _is_trained(self.messages[index])),
             shortened=sum(self.messages[i]["content"] != self.row["messages"][i]["content"] for i in shown),
@@ -444,6 +441,15 @@ class _Cutting:
             places = {index: place for place, index in enumerate(window.indices)}
             found |= {name: items for name, items in moved(row, places).items() if name in row}
         return found
+
+
+def _first_shown(windows: Iterable[list[int]]) -> list[frozenset[int]]:
+    seen: set[int] = set()
+    found = []
+    for indices in windows:
+        found.append(frozenset(indices) - seen)
+        seen.update(indices)
+    return found
 
 
 def shortened(text: str, keep: int) -> str:

@@ -81,6 +81,8 @@ def write_dataset(
         _check_redaction(shards, options)
         _check_splits(shards, made)
         _write_about(folder, shards, made, command, target.name)
+    if options.redact and options.redaction_state:
+        made.numbers.save(options.redaction_state)
     moved = {
         shape: {split: [target / path.relative_to(folder) for path in paths] for split, paths in splits.items()}
         for shape, splits in shards.items()
