@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -33,7 +34,8 @@ def card(folder: Path, shards: Shards, funnel: Funnel, options: Options, about: 
         shards: Parquet files by shape and split.
         about: `version`, `command`, `place` and `config` (what `load_dataset` is given).
     """
-    rows, counts = funnel.counts.get("rows", {}), funnel.counts
+    counts = funnel.counts
+    rows = counts.get("rows", Counter())
     values = {
         "header": yaml.safe_dump(_header(folder, shards), sort_keys=False, allow_unicode=True).strip(),
         "rows": f"{rows.get('rows', 0):,}",
@@ -56,7 +58,8 @@ def card(folder: Path, shards: Shards, funnel: Funnel, options: Options, about: 
 
 
 def _header(folder: Path, shards: Shards) -> dict[str, Any]:
-    configs, infos = [], []
+    configs: list[dict[str, Any]] = []
+    infos: list[dict[str, Any]] = []
     for shape, splits in shards.items():
         files = [{"split": split, "path": f"{shape}/{split}-*"} for split in splits]
         configs.append({"config_name": shape, "data_files": files, **({} if configs else {"default": True})})
@@ -89,7 +92,7 @@ def _uncompressed(metadata: pq.FileMetaData) -> int:
 
 
 def _facts(funnel: Funnel, options: Options) -> str:
-    rows = funnel.counts.get("rows", {})
+    rows = funnel.counts.get("rows", Counter())
     tokens = f"tokens, as `{options.tokenizer}` counts them" if options.tokenizer else "tokens, estimated as bytes / 4"
     facts = {
         "files read": funnel.files,
@@ -124,7 +127,7 @@ def _redaction(funnel: Funnel, options: Options) -> str:
             "**Nothing was redacted.** What the sessions held (paths, names, keys) may be in these rows. "
             "Look before you share."
         )
-    found = funnel.counts.get("redactions", {})
+    found = funnel.counts.get("redactions", Counter())
     counts = ", ".join(f"{kind} {count:,}" for kind, count in most_first(found))
     personal = ", e-mail addresses, public IP addresses and names in home folders" if options.pii else ""
     return (

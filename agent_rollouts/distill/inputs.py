@@ -69,7 +69,11 @@ class Files:
         for path in self._parts[part]:
             bad: dict[str, str] = {}
             rollouts = 0
-            for rollout in self._rollouts(path, lambda name, error, bad=bad: bad.update({name: reason(name, error)})):
+
+            def note(name: str, error: Exception, bad: dict[str, str] = bad) -> None:
+                bad[name] = reason(name, error)
+
+            for rollout in self._rollouts(path, note):
                 rollouts += 1
                 funnel.count("skipped", rollout.skipped)
                 if not rollout:

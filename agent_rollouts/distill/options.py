@@ -20,7 +20,7 @@ from typing import Annotated, Any, NamedTuple, Union
 
 import yaml
 
-from agent_rollouts.distill.filters import FilterOptions
+from agent_rollouts.distill.filters import FilterOptions, Filters
 from agent_rollouts.distill.shapes import ShapeOptions, chosen
 from agent_rollouts.distill.splits import EVIDENCE, check_partition, parse_splits
 from agent_rollouts.errors import AgentRolloutsError
@@ -89,6 +89,9 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
 
     def __post_init__(self) -> None:
         chosen(self)
+        Filters(self)
+        if self.outcome and not self.evidence:
+            raise AgentRolloutsError("outcome asks for what evidence would tell, and evidence is off")
         if self.history not in HISTORIES:
             raise AgentRolloutsError(f"unknown history {self.history!r}; known: {', '.join(HISTORIES)}")
         check_partition(self.partition_index, self.num_partitions)

@@ -1,9 +1,9 @@
 """The stages in order, over parts of the input, each of which may be another process's.
 
-    0  note       the families of all rows, settled; the sample is chosen
-    A  curate     read → own → redact → evidence → weigh → filter → look for benchmarks → spool
-    B  shape      final placeholders → drop what is contaminated → windows → records of every shape → spool
-    C  (`write`)  splits, Parquet, card
+    note      what families need to know of every row; then they are settled, and the sample is chosen
+    curate    read → own → select → redact → evidence → weigh → filter → look for benchmarks → spool
+    window    final placeholders → drop what is contaminated → windows → spool; then splits are settled
+    shape     records of every shape → spool; `write` makes Parquet files of them
 
 Parts do not depend on the number of processes, and all that is decided for the whole (families, sample, numbers of
 placeholders, splits) is decided by the parent, in the order of the parts: the same input makes the same bytes.
@@ -29,6 +29,7 @@ from agent_rollouts.chat import to_chat
 from agent_rollouts.distill.decontaminate import Benchmarks
 from agent_rollouts.distill.evidence import evidence
 from agent_rollouts.distill.families import Families, Key, Verdict, key, own
+from agent_rollouts.distill.filters import Filters
 from agent_rollouts.distill.funnel import REWRITTEN, Funnel, Size, size
 from agent_rollouts.distill.inputs import Input
 from agent_rollouts.distill.options import Options
@@ -108,7 +109,7 @@ class Work:
             "windows": options.max_tokens is None,
             "splits": options.splits is None,
         }
-        every = ("read", "families", "sample", "redact", "filters", "decontaminate", "windows", "splits")
+        every = ("read", "families", "sample", "selection", "redact", "filters", "decontaminate", "windows", "splits")
         self.stages = tuple(name for name in every if not off.get(name))
 
     def funnel(self) -> Funnel:
@@ -121,6 +122,11 @@ class Work:
     def path(self, what: str, part: int) -> Path:
         """The spool of a part."""
         return self.folder / f"{what}-{part:05d}.arrow"
+
+    @functools.cached_property
+    def filters(self) -> Filters:
+        """Which rows are kept."""
+        return Filters(self.options)
 
     @functools.cached_property
     def benchmarks(self) -> Benchmarks | None:
@@ -211,7 +217,10 @@ class Work:
                 funnel.took("sample", came, Size(), why)
                 return None
             funnel.took("sample", came)
-        return row
+        # Paths as they are, and none of the work for what is not wanted.
+        why = self.filters.early(row)
+        funnel.took("selection", came, Size() if why else came, why or "")
+        return None if why else row
 
     def _curated(self, row: Row, came: Size, redactor: Redactor | None, funnel: Funnel) -> Row | None:
         options = self.options
@@ -223,7 +232,7 @@ class Work:
             row = evidence(row)
         if options.weights:
             row = weigh(row, keep_failed_calls=options.keep_failed_calls)
-        why = options.why_not(row)
+        why = self.filters.late(row)
         # Pictures stay behind: no shape shows them.
         media = [{**medium, "bytes": None} for medium in row.get("media") or ()]
         now = size(row["messages"])
@@ -451,8 +460,9 @@ def run(work: Work) -> Run:
         for windowed in team.each("window", todo, "Cutting" if options.max_tokens else "Measuring"):
             funnel.merge(windowed.funnel)
             families.append(list(dict.fromkeys(name for name, _ in windowed.rows)))
-            for name, evidence in windowed.rows if splits else ():
-                splits.add({"family_id": name}, evidence)
+            if splits:
+                for name, evidence in windowed.rows:
+                    splits.add({"family_id": name}, evidence)
         assignment = splits.settle() if splits else None
         placed = assignment.families if assignment else {}
         left_out = assignment.left_out if assignment else frozenset()
