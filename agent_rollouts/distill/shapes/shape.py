@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple, TypeAlias
@@ -12,7 +12,7 @@ import orjson
 from datasets import Features, Value
 
 from agent_rollouts import __version__
-from agent_rollouts.chat import TEMPLATE_OPTIONS, Message, to_chat
+from agent_rollouts.chat import TEMPLATE_OPTIONS, Message, to_chat, without_unanswered
 from agent_rollouts.distill.redact import COLUMNS as REDACTION_COLUMNS
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.events import JSON
@@ -171,15 +171,15 @@ class Chat(NamedTuple):
         return 1 + max((new for new, made_of in enumerate(self.sources) if min(made_of) < before), default=-1)
 
 
-def chat(row: Row, options: ShapeOptions, tally: Tally, **more: JSON) -> Chat | None:
+def chat(row: Row, tally: Tally, **options: JSON) -> Chat | None:
     """The row's messages for chat templates; None, with the reason counted, where there is no user turn.
 
     Args:
-        more: options of `to_chat`, before those of the template.
+        options: of `to_chat`.
     """
     sources: list[tuple[int, ...]] = []
     try:
-        messages = to_chat(row["messages"], **(options.chat | more), sources=sources)
+        messages = to_chat(row["messages"], **options, sources=sources)
     except AgentRolloutsError:
         if any(message["role"] == "user" for message in row["messages"]):
             raise
@@ -187,6 +187,39 @@ def chat(row: Row, options: ShapeOptions, tally: Tally, **more: JSON) -> Chat | 
         return None
     tally.lost["pictures and other media"] += sum(len(message.get("media") or ()) for message in row["messages"])
     return Chat(messages, sources)
+
+
+def up_to_last_answer(messages: Sequence[Message], tally: Tally) -> list[Message]:
+    """The messages up to the last answer to train on, with each call its result and each result its call.
+
+    The last answer's calls stay without results. What is left out is counted; of messages without an answer to train
+    on nothing is left, and that is the reason.
+    """
+    says = [bool(message["content"] or message.get("tool_calls")) for message in messages]
+    targets = (index for index in range(1, len(messages)) if says[index] and is_target(messages[index]))
+    last = max(targets, default=None)
+    if last is None:
+        tally.without["no answer to train on"] += 1
+        return []
+    tally.lost["messages behind the last answer"] += len(messages) - last - 1
+    kept: list[Message] = []
+    asked: set[str] = set()
+    for message in without_unanswered(messages[:last]):
+        if message["role"] != "tool":
+            asked = {call["id"] for call in message.get("tool_calls", ())}
+        elif message.get("tool_call_id") in asked:
+            asked.remove(message["tool_call_id"])
+        else:
+            continue
+        if message["role"] != "assistant" or message["content"] or message.get("tool_calls"):
+            kept.append(message)
+    left_out = _parts(messages[:last]) - _parts(kept)
+    tally.lost["calls without result, results without call, answers without words"] += left_out
+    return [*kept, messages[last]]
+
+
+def _parts(messages: Sequence[Message]) -> int:
+    return sum(len(message.get("tool_calls", ())) or 1 for message in messages)
 
 
 def lineage(row: Row) -> Record:
