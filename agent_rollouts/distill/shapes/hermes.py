@@ -344,6 +344,7 @@ def _hermes(row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Record]:
         # It tells how turns were spelt by their numbers in the whole conversation.
         row = {**row, "source_meta": {}}
     line = trajectory(row, counts=tally.lost)
+    del tally.lost["pictures not written"]  # counted for every shape
     name = _turns_of(line)
     empty = (row.get("source_meta") or {}).get("empty_turns", ())
     answers = (message for message in row["messages"] if message["role"] == "assistant")

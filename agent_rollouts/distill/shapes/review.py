@@ -27,15 +27,14 @@ def _tool_interactions(row: Row, options: ShapeOptions, tally: Tally) -> Iterato
     tally.lost["tool results that are another record's"] += len(results) - len(own)
     found = {call.result: call for call in calls(row) if call.result is not None}
     by_id = {call["id"]: call for message in messages for call in message.get("tool_calls") or ()}
-    task = next(iter(prompts(messages)), None)
+    task = next(iter(prompts(messages)), len(messages))
     written = texts(messages)
     assert written is not None
     for index in own:
         first = max(0, index + 1 - options.context_messages)
-        is_cut = task is not None and task < first
         call = by_id.get(messages[index].get("tool_call_id")) if index in found else None
         yield {
-            "tool_interaction_context": [*([written[task]] if is_cut else []), *written[first : index + 1]],
+            "tool_interaction_context": [*([written[task]] if task < first else []), *written[first : index + 1]],
             "context_from": first,
             "tool_call": None if call is None else text(call),
             "tool_response": written[index],
@@ -82,7 +81,7 @@ def _sampled_turn(row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Rec
         tally.without["its messages are another record's"] += 1
         return
     name = [options.seed, *(row.get(key) for key in ("source_kind", "source_path", "trace_id", "window"))]
-    index = own[xxh3_64_intdigest(text(name)) % len(own)]
+    index = own[xxh3_64_intdigest(text(name).encode()) % len(own)]
     yield {"sampled_turn": text(messages[index]), "role": messages[index]["role"], "message_index": index}
 
 

@@ -106,7 +106,7 @@ def _family(template: str) -> str | None:
 
 @dataclass
 class Tally:
-    """What became of the rows that were put in a shape.
+    """What became of the rows that were put in a shape: `rows` is those with records and those `without`.
 
     Attributes:
         rows, records: rows in, records out.
@@ -142,15 +142,21 @@ class Shape:
         return Features({**self.columns, **LINEAGE})
 
     def records(self, row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Record]:
-        """The records of a row, of `features`, JSON columns as text; counted when they are taken."""
-        tally.rows += 1
-        before, made = tally.without.total(), 0
+        """The records of a row, of `features`, JSON columns as text; it is counted when all are taken."""
         columns = lineage(row)
-        for record in self.make(row, options, tally):
-            made += 1
-            tally.records += 1
+        found = Tally()
+        for record in self.make(row, options, found):
+            found.records += 1
             yield record | columns
-        assert (made == 0) == (tally.without.total() == before + 1), "a row has records, or one reason to have none"
+        assert found.without.total() == (not found.records), "a row has records, or one reason to have none"
+        tally.rows += 1
+        tally.records += found.records
+        tally.without += found.without
+        if found.records:
+            found.lost["pictures and other media"] += sum(
+                len(message.get("media") or ()) for message in row["messages"]
+            )
+            tally.lost += found.lost
 
 
 class Chat(NamedTuple):
@@ -185,7 +191,6 @@ def chat(row: Row, tally: Tally, **options: JSON) -> Chat | None:
             raise
         tally.without["no user turn"] += 1
         return None
-    tally.lost["pictures and other media"] += sum(len(message.get("media") or ()) for message in row["messages"])
     return Chat(messages, sources)
 
 

@@ -77,10 +77,8 @@ def _asked(messages: Sequence[Message], tally: Tally) -> Record:
 
 def _answer(messages: Sequence[Message], tally: Tally) -> Record:
     tally.lost["answers within the one before them"] += len(messages) - 1
-    thought, said = (
-        "\n\n".join(filter(None, (message.get(key) for message in messages)))
-        for key in ("reasoning_content", "content")
-    )
+    thought = "\n\n".join(message["reasoning_content"] for message in messages if "reasoning_content" in message)
+    said = "\n\n".join(message["content"] for message in messages if message["content"])
     value = f"<think>\n{thought}\n</think>\n\n{said}" if thought else said
     calls = [call["function"] for message in messages for call in message.get("tool_calls", ())]
     if calls:
