@@ -18,6 +18,7 @@ from agent_rollouts.distill.evidence import evidence
 from agent_rollouts.distill.shapes import LINEAGE, SHAPES, ShapeOptions, Tally, chosen, preference
 from agent_rollouts.distill.shapes.hermes import FAILED, SAMPLES, write_trajectories
 from agent_rollouts.distill.weights import weigh
+from agent_rollouts.distill.windows import Tokens, windows
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.features import row as row_of
 from agent_rollouts.formats import read
@@ -231,6 +232,7 @@ def test_weights_of_openai() -> None:
         ({"arguments": "str"}, "unknown arguments 'str'; known: object, text"),
         ({"template": "qwen"}, "unknown template 'qwen'"),
         ({"context_messages": 0}, "must be positive"),
+        ({"shape": ("tokenized",)}, "give --tokenizer"),
     ],
 )
 def test_options_that_are_refused(options: Record, complaint: str) -> None:
@@ -493,7 +495,24 @@ def test_what_cannot_be_half_of_a_pair(given: Record) -> None:
     assert preference.candidate(given, ShapeOptions()) is None
 
 
-def test_tokens_need_a_tokenizer() -> None:
-    with pytest.raises(AgentRolloutsError, match="give --tokenizer"):
-        list(SHAPES["tokenized"].records(WORK, ShapeOptions(), Tally()))
-    assert pickle.loads(pickle.dumps(ShapeOptions(tokenizer="x"))).tokenizer == "x"
+def test_options_travel_between_processes() -> None:
+    assert pickle.loads(pickle.dumps(ShapeOptions(tokenizer="x"))) == ShapeOptions(tokenizer="x")
+
+
+# -- windows ----------------------------------------------------------------------------------------
+
+
+def test_windows_say_where_evidence_stands_in_them() -> None:
+    given = evidence(row(user(GO), [m for n in range(20) for m in bash(f"echo {n}", "x" * 400)], edit(),
+                         bash("pytest", "1 passed in 0.1s"), said("Mended.")))  # fmt: skip
+    (green,) = [item["message_index"] for item in given["outcome_evidence"] if item["kind"] == "tests_passed"]
+    cut = windows(given, 800, Tokens.estimate()).rows
+    assert len(cut) > 2
+    shown = []
+    for window in cut:
+        record = one("messages", window)
+        assert (record["window"], record["windows"]) == (window["window"], len(cut))
+        (index,) = [item["message_index"] for item in record["outcome_evidence"] if item["kind"] == "tests_passed"]
+        if index is not None:
+            shown.append(record["messages"][index]["content"])
+    assert shown == [given["messages"][green]["content"]]

@@ -15,7 +15,7 @@ from agent_rollouts.distill.shapes.messages import MESSAGES, PROMPT_COMPLETION
 from agent_rollouts.distill.shapes.openai import OPENAI
 from agent_rollouts.distill.shapes.preference import PREFERENCE
 from agent_rollouts.distill.shapes.review import SAMPLED_TURN, TOOL_INTERACTIONS
-from agent_rollouts.distill.shapes.shape import LINEAGE, Shape, ShapeOptions, Tally
+from agent_rollouts.distill.shapes.shape import LINEAGE, Shape, ShapeOptions, Tally, check
 from agent_rollouts.distill.shapes.sharegpt import SHAREGPT
 from agent_rollouts.distill.shapes.tokenized import TOKENIZED
 from agent_rollouts.errors import AgentRolloutsError
@@ -42,7 +42,7 @@ def chosen(options: ShapeOptions) -> dict[str, Shape]:
     Raises:
         AgentRolloutsError: one is unknown, or another option has a value that no shape knows.
     """
-    options.check()
+    check(options)
     for name in options.shape:
         if name not in SHAPES:
             raise AgentRolloutsError(f"unknown shape {name!r}; known: {', '.join(SHAPES)}")

@@ -28,6 +28,7 @@ from agent_rollouts.distill.shapes.shape import (
     ShapeOptions,
     Tally,
     chat,
+    chat_options,
     is_target,
     lineage,
     texts,
@@ -56,7 +57,7 @@ def _parts(row: Row, options: ShapeOptions, tally: Tally) -> Record | str:
     if row.get("outcome") in ("failure", "interrupted"):
         return "the corrected answer did not end well either"
     before = asked[asked.index(at[-1]) - 1]
-    found = chat(row, Tally(), **options.chat)
+    found = chat(row, Tally(), **chat_options(options))
     assert found is not None, "a prompt is a user turn"
     places = found.places
     start, correction = places.get(before), places.get(at[-1])
@@ -101,7 +102,7 @@ def candidate(row: Row, options: ShapeOptions) -> Record | None:
     is_whole = (row.get("windows") or 1) == 1 and not row.get("window_from")
     if not (row.get("task_id") and row.get("outcome") in ("success", "failure") and asked and is_whole):
         return None
-    found = chat(row, Tally(), **options.chat)
+    found = chat(row, Tally(), **chat_options(options))
     assert found is not None, "a prompt is a user turn"
     start = found.places.get(asked[0])
     if start is None:

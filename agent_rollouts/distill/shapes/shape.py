@@ -71,32 +71,35 @@ class ShapeOptions:
     tokenizer: Annotated[str | None, "tokenized: name on the Hub or folder of the tokenizer"] = None
     seed: Annotated[int, "sampled_turn: seed of the choice"] = 0
 
-    def check(self) -> None:
-        """Refuse values that no shape knows.
 
-        Raises:
-            AgentRolloutsError: there is one.
-        """
-        choices = {
-            "arguments": ("object", "text"),
-            "weights_as": ("weight", "train", "loss"),
-            "completion": ("last", "every"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise AgentRolloutsError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
-        if self.template is not None and _family(self.template) is None:
-            raise AgentRolloutsError(
-                f"unknown template {self.template!r}; those that need options: {', '.join(TEMPLATE_OPTIONS)}. "
-                "All others take messages as they are"
-            )
-        if self.context_messages < 1:
-            raise AgentRolloutsError(f"context_messages is {self.context_messages}; it must be positive")
+def check(options: ShapeOptions) -> None:
+    """Refuse values that no shape knows.
 
-    @property
-    def chat(self) -> dict[str, JSON]:
-        """The options of `to_chat` that the template needs."""
-        return dict(TEMPLATE_OPTIONS[_family(self.template) or ""]) if self.template else {}
+    Raises:
+        AgentRolloutsError: there is one.
+    """
+    choices = {
+        "arguments": ("object", "text"),
+        "weights_as": ("weight", "train", "loss"),
+        "completion": ("last", "every"),
+    }
+    for name, known in choices.items():
+        if (value := getattr(options, name)) not in known:
+            raise AgentRolloutsError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+    if options.template is not None and _family(options.template) is None:
+        raise AgentRolloutsError(
+            f"unknown template {options.template!r}; those that need options: {', '.join(TEMPLATE_OPTIONS)}. "
+            "All others take messages as they are"
+        )
+    if options.context_messages < 1:
+        raise AgentRolloutsError(f"context_messages is {options.context_messages}; it must be positive")
+    if "tokenized" in options.shape and options.tokenizer is None:
+        raise AgentRolloutsError("the shape tokenized needs a tokenizer: give --tokenizer NAME_OR_FOLDER")
+
+
+def chat_options(options: ShapeOptions) -> dict[str, JSON]:
+    """The options of `to_chat` that the template needs."""
+    return dict(TEMPLATE_OPTIONS[_family(options.template) or ""]) if options.template else {}
 
 
 def _family(template: str) -> str | None:

@@ -10,8 +10,9 @@ observation. Conversations end with the last answer that is trained on, and begi
 
 A function_call is `{"name", "arguments"}`, or a list of them for parallel calls; where there is reasoning
 (`<think>`) or text beside, it stands behind them in `<tool_call>` tags, as LLaMA-Factory 0.9.5 takes it for all of its
-templates but lfm's, which have other tags (glm4's know one call a turn at most). Turns have a `weight` (0 or 1; null for what the model reads) for trainers
-that know one. LLaMA-Factory does not: it trains on every gpt and function_call turn, with `mask_history` on the last.
+templates but lfm's, which have other tags; glm4's take one call a turn at most. Turns have a `weight` (0 or 1; null
+for what the model reads) for trainers that know one. LLaMA-Factory does not: it trains on every gpt and function_call
+turn, with `mask_history` on the last.
 
 Its `dataset_info.json`, which takes the JSON Lines file (the Parquet files have a type of column that the `datasets`
 which it asks for cannot read):

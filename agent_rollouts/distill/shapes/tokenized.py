@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from datasets import Features, List, Value
 
-from agent_rollouts.distill.shapes.shape import Record, Row, Shape, ShapeOptions, Tally, chat
+from agent_rollouts.distill.shapes.shape import Record, Row, Shape, ShapeOptions, Tally, chat, chat_options
 from agent_rollouts.errors import AgentRolloutsError
 
 if TYPE_CHECKING:
@@ -36,15 +36,14 @@ def _loaded(name: str) -> tuple[PreTrainedTokenizerBase, str]:
 
 
 def _tokenized(row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Record]:
-    if options.tokenizer is None:
-        raise AgentRolloutsError("the shape tokenized needs a tokenizer: give --tokenizer NAME_OR_FOLDER")
+    assert options.tokenizer is not None, "see check"
     tokenizer, template = _loaded(options.tokenizer)
     from agent_rollouts.distill.labels import IGNORED, tokenize
 
-    if chat(row, tally, **options.chat) is None:
+    if chat(row, tally, **chat_options(options)) is None:
         return
     try:
-        found = tokenize(row["messages"], row.get("tools"), tokenizer, chat_template=template, **options.chat)
+        found = tokenize(row["messages"], row.get("tools"), tokenizer, chat_template=template, **chat_options(options))
     except AgentRolloutsError as error:
         logger.warning("%s is not tokenized: %s", row.get("trace_id"), error)
         tally.without["the chat template refuses it, or hides where its turns begin and end"] += 1
