@@ -10,9 +10,14 @@ comes from (`LINEAGE`), and each shape says of every turn whether it may be trai
 
 from __future__ import annotations
 
+from agent_rollouts.distill.shapes.hermes import HERMES
 from agent_rollouts.distill.shapes.messages import MESSAGES, PROMPT_COMPLETION
 from agent_rollouts.distill.shapes.openai import OPENAI
-from agent_rollouts.distill.shapes.shape import LINEAGE, Shape, ShapeOptions, Tally
+from agent_rollouts.distill.shapes.preference import PREFERENCE
+from agent_rollouts.distill.shapes.review import SAMPLED_TURN, TOOL_INTERACTIONS
+from agent_rollouts.distill.shapes.shape import LINEAGE, Shape, ShapeOptions, Tally, check
+from agent_rollouts.distill.shapes.sharegpt import SHAREGPT
+from agent_rollouts.distill.shapes.tokenized import TOKENIZED
 from agent_rollouts.errors import AgentRolloutsError
 
 __all__ = ["LINEAGE", "SHAPES", "Shape", "ShapeOptions", "Tally", "chosen"]
@@ -20,7 +25,13 @@ __all__ = ["LINEAGE", "SHAPES", "Shape", "ShapeOptions", "Tally", "chosen"]
 SHAPES: dict[str, Shape] = {
     "messages": MESSAGES,
     "prompt_completion": PROMPT_COMPLETION,
+    "sharegpt": SHAREGPT,
+    "hermes": HERMES,
     "openai": OPENAI,
+    "tool_interactions": TOOL_INTERACTIONS,
+    "sampled_turn": SAMPLED_TURN,
+    "preference": PREFERENCE,
+    "tokenized": TOKENIZED,
 }
 """All shapes by name."""
 
@@ -31,7 +42,7 @@ def chosen(options: ShapeOptions) -> dict[str, Shape]:
     Raises:
         AgentRolloutsError: one is unknown, or another option has a value that no shape knows.
     """
-    options.check()
+    check(options)
     for name in options.shape:
         if name not in SHAPES:
             raise AgentRolloutsError(f"unknown shape {name!r}; known: {', '.join(SHAPES)}")

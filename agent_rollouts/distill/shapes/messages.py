@@ -16,6 +16,7 @@ from agent_rollouts.distill.shapes.shape import (
     ShapeOptions,
     Tally,
     chat,
+    chat_options,
     is_target,
     texts,
     with_text_arguments,
@@ -30,7 +31,8 @@ _AS_THEY_ARE = (
 
 def _messages(row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Record]:
     # ms-swift drops what it does not know of a message.
-    found = chat(row, options, tally, **({"reasoning": "inline"} if options.weights_as == "loss" else {}))
+    swift = {"reasoning": "inline"} if options.weights_as == "loss" else {}
+    found = chat(row, tally, **(chat_options(options) | swift))
     if found is None:
         return
     messages = found.messages
@@ -77,7 +79,7 @@ MESSAGES = Shape(
 
 
 def _prompt_completion(row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Record]:
-    found = chat(row, options, tally)
+    found = chat(row, tally, **chat_options(options))
     if found is None:
         return
     messages = found.messages

@@ -16,7 +16,7 @@ from typing import Any
 
 from datasets import Features, Json, List, Value
 
-from agent_rollouts.chat import Message, without_unanswered
+from agent_rollouts.chat import Message
 from agent_rollouts.distill import weights
 from agent_rollouts.distill.shapes.shape import (
     Record,
@@ -25,8 +25,8 @@ from agent_rollouts.distill.shapes.shape import (
     ShapeOptions,
     Tally,
     chat,
-    is_target,
     texts,
+    up_to_last_answer,
     with_text_arguments,
 )
 
@@ -34,50 +34,16 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def _openai(row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Record]:
-    found = chat(row, options, tally)
-    if found is None:
-        return
-    messages = found.messages
-    last = max((index for index, message in enumerate(messages) if _says(message) and is_target(message)), default=-1)
-    if last < 1:
-        tally.without["no answer to train on"] += 1
+    found = chat(row, tally)
+    if found is None or not (messages := up_to_last_answer(found.messages, tally)):
         return
     tools = row.get("tools") or None
-    kept = _answered(messages[:last]) + messages[last : last + 1]
-    if not all(_NAME.fullmatch(name) for name in _names(kept, tools)):
+    if not all(_NAME.fullmatch(name) for name in _names(messages, tools)):
         tally.without["a tool whose name OpenAI refuses"] += 1
         return
-    tally.lost["messages behind the last answer"] += len(messages) - last - 1
-    tally.lost["calls without result, results without call, empty answers"] += _parts(messages[: last + 1]) - _parts(
-        kept
-    )
-    tally.lost["reasoning"] += sum("reasoning_content" in message for message in kept)
-    written = weights.to_openai(_plain(message) for message in with_text_arguments(kept, row))
+    tally.lost["reasoning"] += sum("reasoning_content" in message for message in messages)
+    written = weights.to_openai(_plain(message) for message in with_text_arguments(messages, row))
     yield {"messages": texts(written), "tools": texts(tools), "parallel_tool_calls": True if tools else None}
-
-
-def _answered(messages: list[Message]) -> list[Message]:
-    """Messages in which every call has its result right behind, and every result its call."""
-    kept: list[Message] = []
-    asked: set[str] = set()
-    for message in without_unanswered(messages):
-        if message["role"] == "tool":
-            if (id := message.get("tool_call_id")) not in asked:
-                continue
-            asked.remove(id)
-        else:
-            asked = {call["id"] for call in message.get("tool_calls", ())}
-        if message["role"] != "assistant" or _says(message):
-            kept.append(message)
-    return kept
-
-
-def _says(message: Message) -> bool:
-    return bool(message["content"] or message.get("tool_calls"))
-
-
-def _parts(messages: list[Message]) -> int:
-    return sum(len(message.get("tool_calls", ())) or 1 for message in messages)
 
 
 def _names(messages: list[Message], tools: list[Mapping[str, Any]] | None) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple, TypeAlias
@@ -12,7 +12,7 @@ import orjson
 from datasets import Features, Value
 
 from agent_rollouts import __version__
-from agent_rollouts.chat import TEMPLATE_OPTIONS, Message, to_chat
+from agent_rollouts.chat import TEMPLATE_OPTIONS, Message, to_chat, without_unanswered
 from agent_rollouts.distill.redact import COLUMNS as REDACTION_COLUMNS
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.events import JSON
@@ -71,32 +71,35 @@ class ShapeOptions:
     tokenizer: Annotated[str | None, "tokenized: name on the Hub or folder of the tokenizer"] = None
     seed: Annotated[int, "sampled_turn: seed of the choice"] = 0
 
-    def check(self) -> None:
-        """Refuse values that no shape knows.
 
-        Raises:
-            AgentRolloutsError: there is one.
-        """
-        choices = {
-            "arguments": ("object", "text"),
-            "weights_as": ("weight", "train", "loss"),
-            "completion": ("last", "every"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise AgentRolloutsError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
-        if self.template is not None and _family(self.template) is None:
-            raise AgentRolloutsError(
-                f"unknown template {self.template!r}; those that need options: {', '.join(TEMPLATE_OPTIONS)}. "
-                "All others take messages as they are"
-            )
-        if self.context_messages < 1:
-            raise AgentRolloutsError(f"context_messages is {self.context_messages}; it must be positive")
+def check(options: ShapeOptions) -> None:
+    """Refuse values that no shape knows.
 
-    @property
-    def chat(self) -> dict[str, JSON]:
-        """The options of `to_chat` that the template needs."""
-        return dict(TEMPLATE_OPTIONS[_family(self.template) or ""]) if self.template else {}
+    Raises:
+        AgentRolloutsError: there is one.
+    """
+    choices = {
+        "arguments": ("object", "text"),
+        "weights_as": ("weight", "train", "loss"),
+        "completion": ("last", "every"),
+    }
+    for name, known in choices.items():
+        if (value := getattr(options, name)) not in known:
+            raise AgentRolloutsError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+    if options.template is not None and _family(options.template) is None:
+        raise AgentRolloutsError(
+            f"unknown template {options.template!r}; those that need options: {', '.join(TEMPLATE_OPTIONS)}. "
+            "All others take messages as they are"
+        )
+    if options.context_messages < 1:
+        raise AgentRolloutsError(f"context_messages is {options.context_messages}; it must be positive")
+    if "tokenized" in options.shape and options.tokenizer is None:
+        raise AgentRolloutsError("the shape tokenized needs a tokenizer: give --tokenizer NAME_OR_FOLDER")
+
+
+def chat_options(options: ShapeOptions) -> dict[str, JSON]:
+    """The options of `to_chat` that the template needs."""
+    return dict(TEMPLATE_OPTIONS[_family(options.template) or ""]) if options.template else {}
 
 
 def _family(template: str) -> str | None:
@@ -106,7 +109,7 @@ def _family(template: str) -> str | None:
 
 @dataclass
 class Tally:
-    """What became of the rows that were put in a shape.
+    """What became of the rows that were put in a shape: `rows` is those with records and those `without`.
 
     Attributes:
         rows, records: rows in, records out.
@@ -142,15 +145,21 @@ class Shape:
         return Features({**self.columns, **LINEAGE})
 
     def records(self, row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Record]:
-        """The records of a row, of `features`, JSON columns as text; counted when they are taken."""
-        tally.rows += 1
-        before, made = tally.without.total(), 0
+        """The records of a row, of `features`, JSON columns as text; it is counted when all are taken."""
         columns = lineage(row)
-        for record in self.make(row, options, tally):
-            made += 1
-            tally.records += 1
+        found = Tally()
+        for record in self.make(row, options, found):
+            found.records += 1
             yield record | columns
-        assert (made == 0) == (tally.without.total() == before + 1), "a row has records, or one reason to have none"
+        assert found.without.total() == (not found.records), "a row has records, or one reason to have none"
+        tally.rows += 1
+        tally.records += found.records
+        tally.without += found.without
+        if found.records:
+            found.lost["pictures and other media"] += sum(
+                len(message.get("media") or ()) for message in row["messages"]
+            )
+            tally.lost += found.lost
 
 
 class Chat(NamedTuple):
@@ -171,22 +180,54 @@ class Chat(NamedTuple):
         return 1 + max((new for new, made_of in enumerate(self.sources) if min(made_of) < before), default=-1)
 
 
-def chat(row: Row, options: ShapeOptions, tally: Tally, **more: JSON) -> Chat | None:
+def chat(row: Row, tally: Tally, **options: JSON) -> Chat | None:
     """The row's messages for chat templates; None, with the reason counted, where there is no user turn.
 
     Args:
-        more: options of `to_chat`, before those of the template.
+        options: of `to_chat`.
     """
     sources: list[tuple[int, ...]] = []
     try:
-        messages = to_chat(row["messages"], **(options.chat | more), sources=sources)
+        messages = to_chat(row["messages"], **options, sources=sources)
     except AgentRolloutsError:
         if any(message["role"] == "user" for message in row["messages"]):
             raise
         tally.without["no user turn"] += 1
         return None
-    tally.lost["pictures and other media"] += sum(len(message.get("media") or ()) for message in row["messages"])
     return Chat(messages, sources)
+
+
+def up_to_last_answer(messages: Sequence[Message], tally: Tally) -> list[Message]:
+    """The messages up to the last answer to train on, with each call its result and each result its call.
+
+    The last answer's calls stay without results. What is left out is counted; of messages without an answer to train
+    on nothing is left, and that is the reason.
+    """
+    says = [bool(message["content"] or message.get("tool_calls")) for message in messages]
+    targets = (index for index in range(1, len(messages)) if says[index] and is_target(messages[index]))
+    last = max(targets, default=None)
+    if last is None:
+        tally.without["no answer to train on"] += 1
+        return []
+    tally.lost["messages behind the last answer"] += len(messages) - last - 1
+    kept: list[Message] = []
+    asked: set[str] = set()
+    for message in without_unanswered(messages[:last]):
+        if message["role"] != "tool":
+            asked = {call["id"] for call in message.get("tool_calls", ())}
+        elif message.get("tool_call_id") in asked:
+            asked.remove(message["tool_call_id"])
+        else:
+            continue
+        if message["role"] != "assistant" or message["content"] or message.get("tool_calls"):
+            kept.append(message)
+    left_out = _parts(messages[:last]) - _parts(kept)
+    tally.lost["calls without result, results without call, answers without words"] += left_out
+    return [*kept, messages[last]]
+
+
+def _parts(messages: Sequence[Message]) -> int:
+    return sum(len(message.get("tool_calls", ())) or 1 for message in messages)
 
 
 def lineage(row: Row) -> Record:
