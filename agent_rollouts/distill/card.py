@@ -61,6 +61,9 @@ def _header(folder: Path, shards: Shards) -> dict[str, Any]:
     configs: list[dict[str, Any]] = []
     infos: list[dict[str, Any]] = []
     for shape, splits in shards.items():
+        # `load_dataset` refuses a config without files.
+        if not splits:
+            continue
         files = [{"split": split, "path": f"{shape}/{split}-*"} for split in splits]
         configs.append({"config_name": shape, "data_files": files, **({} if configs else {"default": True})})
         told = {split: [pq.read_metadata(path) for path in paths] for split, paths in splits.items()}

@@ -46,7 +46,6 @@ class SampleOptions:
 
     limit: Annotated[int | None, "Take only so many rollouts, the first ones or (with --shuffle) any"] = None
     shuffle: Annotated[bool, "Put rows in an order that is random, and the same for the same --seed"] = False
-    seed: Annotated[int, "Of --shuffle, --splits and sampled turns"] = 0
     partition_index: Annotated[int | None, "Take only this part of the families, counted from 0"] = None
     num_partitions: Annotated[int | None, "How many parts there are"] = None
 
@@ -68,7 +67,6 @@ class StageOptions:
     canary: Annotated[tuple[str, ...], "A benchmark's canary GUID"] = ()
     contamination_share: Annotated[float, "How much of a statement's or test's 13-grams a row must show to match"] = 0.5
     max_tokens: Annotated[int | None, "Cut longer rows into windows of so many tokens, between steps"] = None
-    tokenizer: Annotated[str | None, "Name on the Hub, or folder; without one tokens are bytes / 4"] = None
     overlap_steps: Annotated[int, "How many steps before its own a window shows at most, as context"] = 4
     shorten: Annotated[int | None, "Tokens a tool output keeps where a row is too long [an eighth of all]"] = None
     splits: Annotated[str | None, "Names and shares, as in train=0.98,test=0.02; without, all is in train"] = None

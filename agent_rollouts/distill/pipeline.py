@@ -35,6 +35,8 @@ from agent_rollouts.distill.inputs import Input
 from agent_rollouts.distill.options import Options
 from agent_rollouts.distill.redact import Final, Numbers, Redactor, final_numbers
 from agent_rollouts.distill.shapes import SHAPES, Tally
+from agent_rollouts.distill.shapes.preference import candidate, pair, pairs
+from agent_rollouts.distill.shapes.shape import chat_options
 from agent_rollouts.distill.splits import (
     EVIDENCE,
     Assignment,
@@ -47,7 +49,7 @@ from agent_rollouts.distill.splits import (
     shuffled,
     traits,
 )
-from agent_rollouts.distill.spool import ROWS, Spool, batches, from_json, to_json
+from agent_rollouts.distill.spool import ROWS, Gathered, Spool, batches, from_json, to_json
 from agent_rollouts.distill.weights import weigh
 from agent_rollouts.distill.windows import Tokens, counted, windows
 from agent_rollouts.errors import AgentRolloutsError
@@ -55,6 +57,19 @@ from agent_rollouts.errors import AgentRolloutsError
 Row: TypeAlias = dict[str, Any]
 
 _ROUTE = {"_split": pa.string(), "_order": pa.uint64(), "_bytes": pa.int64()}
+PAIRED = "preference"
+_CANDIDATES = "candidates"
+_CANDIDATE = pa.schema(
+    {
+        "task_id": pa.string(),
+        "outcome": pa.string(),
+        "key": pa.list_(pa.string()),
+        "half": pa.large_string(),
+        "why": pa.string(),
+        "_split": pa.string(),
+        "_order": pa.uint64(),
+    }
+)
 TRAIN = "train"
 """The split of all rows where no others are asked for."""
 
@@ -140,7 +155,11 @@ class Work:
     @functools.cached_property
     def tokens(self) -> Tokens:
         """How tokens are counted."""
-        return Tokens.of(self.options.tokenizer, **self.options.chat) if self.options.tokenizer else Tokens.estimate()
+        return (
+            Tokens.of(self.options.tokenizer, **chat_options(self.options))
+            if self.options.tokenizer
+            else Tokens.estimate()
+        )
 
     def redactor(self) -> Redactor | None:
         """The redactor of a part."""
@@ -336,6 +355,8 @@ class Work:
                 name: stack.enter_context(Spool(self.path(name, part), spool_schema(name)))
                 for name in self.options.shape
             }
+            if PAIRED in spools:
+                spools[_CANDIDATES] = stack.enter_context(Spool(self.path(_CANDIDATES, part), _CANDIDATE))
             for row in self._spooled("windows", part):
                 own = Size(*row.pop("_own"))
                 split = splits.get(family(row)) if "splits" in self.stages else TRAIN
@@ -347,18 +368,23 @@ class Work:
         return funnel
 
     def _records(self, row: Row, split: str, spools: Mapping[str, Spool], funnel: Funnel) -> None:
-        order = row.pop("_order")
-        for name, spool in spools.items():
+        route = {"_split": split, "_order": row.pop("_order")}
+        for name in self.options.shape:
             tally = Tally()
             try:
                 for record in SHAPES[name].records(row, self.options, tally):
                     bytes = _bytes(record)
-                    spool.add({**record, "_split": split, "_order": order, "_bytes": bytes}, bytes)
+                    spools[name].add({**record, **route, "_bytes": bytes}, bytes)
             except AgentRolloutsError as error:
                 tally.without[NOT_RENDERED] += 1
                 funnel.notices.append(f"{'/'.join(key(row))}: {error}")
-            funnel.took(f"shape: {name}", Size(1), Size(0 if tally.without else 1), next(iter(tally.without), ""))
+            why = next(iter(tally.without), "")
+            funnel.took(f"shape: {name}", Size(1), Size(0 if why else 1), why)
             funnel.count(f"not in {name}", tally.lost)
+            if name == PAIRED and (half := candidate(row, self.options)):
+                text = to_json(half)
+                index = {name: half[name] for name in ("task_id", "outcome", "key")}
+                spools[_CANDIDATES].add({**index, **route, "half": text, "why": why}, len(text))
 
     def _count(self, row: Row, split: str, own: Size, funnel: Funnel) -> None:
         messages = row["messages"]
@@ -379,6 +405,26 @@ class Work:
         if self.options.evidence:
             funnel.count("outcomes", [row["outcome"]])
         funnel.count("redactions", row.get("redactions") or {})
+
+
+def _pair(made: Run) -> None:
+    """Put the records that are made of two rows into a spool of their own, behind those of the parts."""
+    work, funnel = made.work, made.funnel
+    halves = Gathered([work.path(_CANDIDATES, part) for part in range(work.source.parts)], _CANDIDATE)
+    index = halves.columns(["task_id", "outcome", "key", "_split", "_order", "why"]).to_pylist()
+    stage = funnel.stage(f"shape: {PAIRED}")
+    with Spool(work.path(PAIRED, work.source.parts), spool_schema(PAIRED)) as spool:
+        for split in sorted({one["_split"] for one in index}):
+            places = [place for place, one in enumerate(index) if one["_split"] == split]
+            for success, failure in pairs([index[place] for place in places]):
+                both = [places[success], places[failure]]
+                record = pair(*(from_json(text) for text in halves.take(both)["half"].to_pylist()))
+                bytes = _bytes(record)
+                spool.add({**record, "_split": split, "_order": index[both[0]]["_order"], "_bytes": bytes}, bytes)
+                for why in (index[place]["why"] for place in both if index[place]["why"]):
+                    # It gave no record by itself.
+                    stage.remove(why, Size(-1))
+                    stage.went = stage.went.plus(Size(1))
 
 
 def spool_schema(shape: str) -> pa.Schema:
@@ -420,7 +466,8 @@ class Run(NamedTuple):
 
     def spools(self, shape: str) -> list[Path]:
         """The files of a shape's records, in order."""
-        return [self.work.path(shape, part) for part in range(self.work.source.parts)]
+        parts = self.work.source.parts + (shape == PAIRED)
+        return [self.work.path(shape, part) for part in range(parts)]
 
 
 def run(work: Work) -> Run:
@@ -471,7 +518,10 @@ def run(work: Work) -> Run:
             funnel.merge(shaped)
     if assignment:
         funnel.notices += assignment.notices
-    return Run(work, funnel, assignment, numbers)
+    made = Run(work, funnel, assignment, numbers)
+    if PAIRED in options.shape:
+        _pair(made)
+    return made
 
 
 def _refused(names: Sequence[Key], verdicts: Mapping[Key, Verdict], options: Options) -> dict[Key, str]:

@@ -92,9 +92,10 @@ class Gathered:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def column(self, name: str) -> pa.ChunkedArray:
-        """One column of all records, in the order in which they were written."""
-        return pa.chunked_array([batch.column(name) for batch in self.batches], self.schema.field(name).type)
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of all records, in the order in which they were written."""
+        table = pa.Table.from_batches(self.batches, self.schema)
+        return table.select(names)
 
     def tables(
         self,
@@ -112,10 +113,10 @@ class Gathered:
             while end < len(order) and end - begin < rows and (end == begin or total + sizes[order[end]] <= bytes):
                 total += int(sizes[order[end]])
                 end += 1
-            yield self._taken(order[begin:end]).select(columns)
+            yield self.take(order[begin:end]).select(columns)
             begin = end
 
-    def _taken(self, places: _Places) -> pa.Table:
+    def take(self, places: _Places | Sequence[int]) -> pa.Table:
         """The records at these places; neighbours are taken together."""
         slices = []
         at = 0

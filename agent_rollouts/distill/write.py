@@ -152,13 +152,13 @@ def _write_records(made: Run, folder: Path) -> dict[str, dict[str, list[Path]]]:
     for shape in made.work.options.shape:
         schema = SHAPES[shape].features.arrow_schema
         records = Gathered(made.spools(shape), spool_schema(shape))
-        split_of = np.asarray(records.column("_split").to_numpy(zero_copy_only=False), dtype=object)
-        sizes = records.column("_bytes").to_numpy()
+        route = records.columns(["_split", "_order", "_bytes"])
+        split_of, sizes = route["_split"].to_numpy(), route["_bytes"].to_numpy()
         found[shape] = {}
         for split in names:
             order = np.flatnonzero(split_of == split)
             if made.work.options.shuffle:
-                order = order[np.argsort(records.column("_order").to_numpy()[order], kind="stable")]
+                order = order[np.argsort(route["_order"].to_numpy()[order], kind="stable")]
             if not len(order):
                 continue
             tables = records.tables(order, schema.names, sizes, bytes=_GROUP_BYTES, rows=_GROUP_ROWS)

@@ -5,7 +5,7 @@ no result answers and results that answer no call go, but for the calls of the l
 so do answers that say nothing and what stands behind the last answer that is trained on; `weight` (0 or 1) stands on
 answers alone; an empty content beside calls is left out, as is `tools` where it is empty, and `parallel_tool_calls`
 with it; names are of 64 letters, digits, `_` and `-` at most. Reasoning and pictures have no place. Source:
-platform.openai.com/docs/api-reference/fine-tuning and /chat, read from the web, not tried.
+platform.openai.com/docs/api-reference/fine-tuning and /chat, as they are known here, not tried.
 """
 
 from __future__ import annotations

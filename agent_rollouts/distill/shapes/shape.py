@@ -68,8 +68,10 @@ class ShapeOptions:
         str, "prompt_completion: the `last` turn that is to be trained on, or one record for `every` such turn"
     ] = "last"
     context_messages: Annotated[int, "tool_interactions: messages up to the result, besides the task"] = 20
-    tokenizer: Annotated[str | None, "tokenized: name on the Hub or folder of the tokenizer"] = None
-    seed: Annotated[int, "sampled_turn: seed of the choice"] = 0
+    tokenizer: Annotated[
+        str | None, "Name on the Hub, or folder: counts tokens (else bytes / 4), and makes the labels of tokenized"
+    ] = None
+    seed: Annotated[int, "Of everything that is chosen by chance: order, splits, sampled turns"] = 0
 
 
 def check(options: ShapeOptions) -> None:
