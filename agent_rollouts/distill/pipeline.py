@@ -1,7 +1,7 @@
 """The stages in order, over parts of the input, each of which may be another process's.
 
     note      what families need to know of every row; then they are settled, and the sample is chosen
-    curate    read → own → select → redact → evidence → weigh → filter → look for benchmarks → spool
+    curate    read → select → own → redact → evidence → weigh → filter → look for benchmarks → spool
     window    final placeholders → drop what is contaminated → windows → spool; then splits are settled
     shape     records of every shape → spool; `write` makes Parquet files of them
 
@@ -124,7 +124,7 @@ class Work:
             "windows": options.max_tokens is None,
             "splits": options.splits is None,
         }
-        every = ("read", "families", "sample", "selection", "redact", "filters", "decontaminate", "windows", "splits")
+        every = ("read", "selection", "families", "sample", "redact", "filters", "decontaminate", "windows", "splits")
         self.stages = tuple(name for name in every if not off.get(name))
 
     def funnel(self) -> Funnel:
@@ -174,7 +174,9 @@ class Work:
         """What families need to know of a part."""
         known = Families()
         for row in self.source.noted(part):
-            known.add(row)
+            # Turns are given to rows that are wanted.
+            if self.filters.early(row) is None:
+                known.add(row)
         return known
 
     # -- phase A
@@ -221,6 +223,11 @@ class Work:
         refused: Mapping[Key, str],
         funnel: Funnel,
     ) -> Row | None:
+        # Before redaction, which changes paths, and without the work for what is not wanted.
+        why = self.filters.early(row)
+        funnel.took("selection", came, Size() if why else came, why or "")
+        if why:
+            return None
         if self.options.families:
             verdict = verdicts[name]
             if verdict.owned_from is None:
@@ -236,10 +243,7 @@ class Work:
                 funnel.took("sample", came, Size(), why)
                 return None
             funnel.took("sample", came)
-        # Paths as they are, and none of the work for what is not wanted.
-        why = self.filters.early(row)
-        funnel.took("selection", came, Size() if why else came, why or "")
-        return None if why else row
+        return row
 
     def _curated(self, row: Row, came: Size, redactor: Redactor | None, funnel: Funnel) -> Row | None:
         options = self.options
