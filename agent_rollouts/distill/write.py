@@ -34,7 +34,7 @@ from agent_rollouts.distill.spool import Gathered
 from agent_rollouts.errors import AgentRolloutsError
 
 FILES = ("README.md", "funnel.json", "options.yaml", SPLITS_FILE)
-_OURS = (*FILES, "*/*-?????-of-?????.parquet", "*/*.jsonl")
+_SHARDS = "-?????-of-?????.parquet"
 _OLD = "old"
 _SHARD_BYTES = 500 << 20
 # As the Hub's viewer likes them: small enough to be read for one page of rows.
@@ -67,7 +67,7 @@ def write_dataset(
         AgentRolloutsError: `output` holds something else, no row is left, redaction would still find something in what
             was written, or splits share something.
     """
-    target = Path(os.path.abspath(output))  # `.` has a name too
+    target = Path(os.path.realpath(output))  # `.` has a name too, and a link stays one
     check_output(target)
     with replacing(target) as folder:
         work = Work(source, options, folder / ".work", name_of)
@@ -221,12 +221,26 @@ def check_output(target: Path) -> None:
     card = target / "README.md"
     if not card.is_file() or MARK not in card.read_text(encoding="utf-8", errors="replace"):
         raise AgentRolloutsError(f"{target} exists and is no dataset made by agent-rollouts; choose another --output")
-    files = sorted(str(path.relative_to(target)) for path in target.rglob("*") if not path.is_dir())
-    if others := [name for name in files if not any(fnmatch.fnmatch(name, ours) for ours in _OURS)]:
+    files = sorted(path.relative_to(target) for path in target.rglob("*") if not path.is_dir())
+    if others := [str(name) for name in files if not _is_ours(name, target)]:
         raise AgentRolloutsError(
             f"{target} would be replaced, but holds more than the dataset that agent-rollouts made: "
             f"{', '.join(others[:3])}{', …' if len(others) > 3 else ''}; choose another --output"
         )
+
+
+def _is_ours(name: Path, target: Path) -> bool:
+    """Whether a file in a dataset of ours is what this tool writes there."""
+    match name.parts:
+        case [file]:
+            return file in FILES
+        case [shape, file] if shape in SHAPES:
+            if fnmatch.fnmatch(file, f"*{_SHARDS}"):
+                return True
+            # JSON Lines stand beside their split's shards.
+            is_lines = SHAPES[shape].jsonl is not None and name.suffix == ".jsonl"
+            return is_lines and any((target / shape).glob(f"{glob.escape(name.stem)}{_SHARDS}"))
+    return False
 
 
 @contextmanager
