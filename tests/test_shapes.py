@@ -415,14 +415,14 @@ CORRECTED = [
 
 
 def test_what_the_user_corrected() -> None:
-    # The note is on the last prompt; "Thanks." would be that.
-    given = weigh(evidence(row(*CORRECTED[:-1], tools=[TOOL])))
-    assert given["outcome"] == "success"
-    record = one("preference", given)
-    chat = to_chat(given["messages"])
-    assert record["prompt"] == chat[:1]
-    assert record["rejected"] == chat[1:4]
-    assert record["chosen"] == chat[5:]
+    for parts in (CORRECTED[:-1], CORRECTED, [*CORRECTED, said("You are welcome.")]):
+        given = weigh(evidence(row(*parts, tools=[TOOL])))
+        assert given["outcome"] == "success"
+        record = one("preference", given)
+        chat = to_chat(given["messages"])
+        assert record["prompt"] == chat[:1]
+        assert record["rejected"] == chat[1:4]
+        assert record["chosen"] == chat[5:10]
     assert record["kind"] == "user_corrected"
     assert record["tools"] == [TOOL]
     assert record["rejected_trace_id"] == record["trace_id"]
@@ -431,8 +431,13 @@ def test_what_the_user_corrected() -> None:
 @pytest.mark.parametrize(
     ("parts", "columns", "why"),
     [
-        (CORRECTED, {}, "no answer that the user corrected"),
+        ([*CORRECTED[:3], user("Now the tax."), said("Done.")], {}, "no answer that the user corrected"),
         (CORRECTED[:4], {}, "the corrected answer did not end well either"),
+        (
+            [*CORRECTED[:-1], user("It is still broken.")],
+            {"outcome": None},
+            "the corrected answer did not end well either",
+        ),
         (CORRECTED[:-1], {"outcome": "failure"}, "the corrected answer did not end well either"),
         (
             [*CORRECTED[:4], said("x", **SKIPPED)],

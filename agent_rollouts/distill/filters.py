@@ -15,9 +15,9 @@ Dates are instants, UTC where no zone is named. A rollout without a beginning is
 Redaction changes paths, so the filters come in two parts: `early` reads only what the log says of a rollout as a whole
 and is best asked before it, which also saves the work; `late` reads messages, weights, outcome and the rest.
 
-The language is that of the prose in the user's prompts (`prose`), as ISO 639-1, told by eldc (extra `lang`): of 144
-short prompts in 15 languages eldc 0.4 told 93 % and none of them wrongly, in a microsecond each; lingua and py3langid
-told 4 % and 8 % wrongly. What eldc does not call reliable has no language.
+The language is that of the prose in the user's prompts (`prose`), as ISO 639-1, told by eldc (extra `lang`), or none
+where that is not sure. Of 136 invented prompts of a line in 15 languages 95 % were told, and none of them wrongly.
+Always answering, eldc 0.4 was wrong for 1 %, lingua 2.1 for 4 %, py3langid 0.4 for 8 %; the last two are slower.
 """
 
 from __future__ import annotations
@@ -286,6 +286,9 @@ _CODE = re2.compile(
 )
 # What is pasted mostly follows the question.
 _OF_PROMPT, _OF_ROW = 400, 4000
+# From this many characters on what eldc calls unreliable was right all the same, below it was not.
+_TELLING = 20
+_UNDETERMINED = "und"
 
 
 def prose(text: str) -> str:
@@ -304,8 +307,10 @@ def _languages(wanted: Sequence[str]) -> list[Test]:
     eldc.init()
 
     def language(row: Row) -> list[str | None]:
-        found = eldc.detect_details(_prompts(list(messages(row))))
-        return [found.language if found.reliable else None]
+        text = _prompts(list(messages(row)))
+        found = eldc.detect_details(text)
+        is_told = found.language != _UNDETERMINED and (found.reliable or len(text) >= _TELLING)
+        return [found.language if is_told else None]
 
     return _globs("language", wanted, "language", language, eldc.LANGUAGES)
 

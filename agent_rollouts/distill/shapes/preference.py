@@ -1,8 +1,9 @@
 """Preference pairs: `prompt`, `chosen` and `rejected` as TRL's DPOTrainer takes them, with `tools`.
 
 * Of one row (`records`): what the user corrected against what the model did then. `rejected` are the turns since the
-  prompt before the correction, `chosen` those behind it, `prompt` is what came before both; the correction itself is
-  in none of them. Where the rollout then failed or was broken off, there is no pair.
+  prompt before the correction, `chosen` those behind it up to the next prompt, `prompt` is what came before both; the
+  correction itself is in none of them. Where the next prompt corrects again, or the rollout then failed or was broken
+  off, there is no pair.
 * Of two (`candidate`, `pairs`, `pair`): rollouts of one `task_id`, a success and a failure, both whole and from their
   first prompt on. Each is used once.
 
@@ -20,8 +21,10 @@ from datasets import Features, Json, List, Value
 
 from agent_rollouts.chat import Message
 from agent_rollouts.distill.calls import prompts
+from agent_rollouts.distill.evidence import corrections
 from agent_rollouts.distill.shapes.shape import (
     LINEAGE,
+    Chat,
     Record,
     Row,
     Shape,
@@ -40,44 +43,50 @@ _REJECTED = ("trace_id", "source_path", "family_id", "outcome")
 
 
 def _corrected(row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Record]:
-    found = _parts(row, options, tally)
-    if isinstance(found, str):
-        tally.without[found] += 1
-    else:
-        yield found
-
-
-def _parts(row: Row, options: ShapeOptions, tally: Tally) -> Record | str:
-    """The record of a row in which the user corrected the model, or why there is none."""
-    items = row.get("outcome_evidence") or ()
-    at = [item["message_index"] for item in items if item["kind"] == "user_corrected"]
-    asked = prompts(row["messages"])
-    if not at or at[-1] is None or at[-1] not in asked[1:]:
-        return "no answer that the user corrected"
-    if row.get("outcome") in ("failure", "interrupted"):
-        return "the corrected answer did not end well either"
-    before = asked[asked.index(at[-1]) - 1]
+    messages = row["messages"]
+    wrong = [index for index in corrections(messages) if index in prompts(messages)[1:]]
+    if not wrong:
+        tally.without["no answer that the user corrected"] += 1
+        return
     found = chat(row, Tally(), **chat_options(options))
     assert found is not None, "a prompt is a user turn"
-    places = found.places
-    start, correction = places.get(before), places.get(at[-1])
-    if start is None or correction is None or start >= correction:
+    parts = [_parts(row, found, index, set(wrong)) for index in wrong]
+    records = [part for part in parts if not isinstance(part, str)]
+    if not records:
+        tally.without[next(part for part in parts if isinstance(part, str))] += 1
+    written = with_text_arguments(found.messages, row) if options.arguments == "text" else found.messages
+    for prompt, rejected, chosen in records:
+        yield {
+            "kind": "user_corrected",
+            "prompt": texts(written[prompt]),
+            "chosen": texts(written[chosen]),
+            "rejected": texts(written[rejected]),
+            "tools": texts(row.get("tools")),
+            **{f"rejected_{name}": row.get(name) for name in _REJECTED},
+        }
+
+
+def _parts(row: Row, found: Chat, at: int, wrong: set[int]) -> tuple[slice, slice, slice] | str:
+    """Where prompt, rejected and chosen turns of the correction at a message stand, or why there is no pair."""
+    asked = prompts(row["messages"])
+    place = asked.index(at)
+    following = asked[place + 1] if place + 1 < len(asked) else None
+    if following in wrong or (following is None and row.get("outcome") in ("failure", "interrupted")):
+        return "the corrected answer did not end well either"
+    start, correction = (found.places.get(index) for index in (asked[place - 1], at))
+    end = len(found.messages) if following is None else found.places.get(following)
+    if start is None or correction is None or end is None or not start < correction < end:
         return "the correction is one message with the prompt before it"
-    spans = [_ended(found.messages, start + 1, correction), _ended(found.messages, correction + 1, None)]
-    if not all(spans) or not any(is_target(message) for message in spans[1]):
+    rejected, chosen = _ended(found.messages, start + 1, correction), _ended(found.messages, correction + 1, end)
+    if not rejected or not any(is_target(message) for message in chosen):
         return "no answer before the correction, or none behind it"
-    if not all(_is_its_own(row, found.sources[i]) for i in range(start + 1, len(found.messages))):
+    if not all(_is_its_own(row, found.sources[index]) for index in range(start + 1, end)):
         return "turns that are not the model's own"
-    messages = with_text_arguments(found.messages, row) if options.arguments == "text" else found.messages
-    ends = start + 1 + len(spans[0]), correction + 1 + len(spans[1])
-    return {
-        "kind": "user_corrected",
-        "prompt": texts(messages[: start + 1]),
-        "chosen": texts(messages[correction + 1 : ends[1]]),
-        "rejected": texts(messages[start + 1 : ends[0]]),
-        "tools": texts(row.get("tools")),
-        **{f"rejected_{name}": row.get(name) for name in _REJECTED},
-    }
+    return (
+        slice(0, start + 1),
+        slice(start + 1, start + 1 + len(rejected)),
+        slice(correction + 1, correction + 1 + len(chosen)),
+    )
 
 
 def _ended(messages: Sequence[Message], begin: int, end: int | None) -> list[Message]:
