@@ -86,6 +86,8 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
     """
 
     def __post_init__(self) -> None:
+        if not self.shape or len(set(self.shape)) < len(self.shape):
+            raise AgentRolloutsError(f"shape is {', '.join(self.shape) or 'empty'}; name one, or several once each")
         chosen(self)
         Filters(self)
         if self.outcome and not self.evidence:
@@ -95,6 +97,14 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
         check_partition(self.partition_index, self.num_partitions)
         if self.splits is not None:
             parse_splits(self.splits)
+        if not self.redact and (self.deny or self.redact_hosts or self.redaction_state):
+            raise AgentRolloutsError(
+                "deny, redact_hosts and redaction_state say what is taken out and how, and redact is off"
+            )
+        if not 0 < self.contamination_share <= 1:
+            raise AgentRolloutsError(
+                f"contamination_share is {self.contamination_share}; it must be above 0 and at most 1"
+            )
         if self.keep_failed_calls and not self.weights:
             raise AgentRolloutsError("keep_failed_calls says how turns are weighed, and weights is off")
         for name in ("limit", "max_tokens", "shorten", "num_proc", "num_partitions"):
