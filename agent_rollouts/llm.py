@@ -448,13 +448,19 @@ class Endpoint:
 
 
 def in_order(
-    function: Callable[[_In], _Out], items: Iterable[_In], *, concurrency: int, ahead: int | None = None
+    function: Callable[[_In], _Out],
+    items: Iterable[_In],
+    *,
+    concurrency: int,
+    ahead: int | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> Iterator[_Out]:
     """The function's results in the order of the items, by threads.
 
     Args:
         ahead: how many items may be taken before the first result is given: what memory holds. Four times the
             threads without it, so that one that takes long does not stop the others.
+        stop: called when it ends early, before it waits for what still runs.
     """
     ahead = ahead or 4 * concurrency
     with ThreadPoolExecutor(concurrency, thread_name_prefix="llm") as pool:
@@ -466,9 +472,11 @@ def in_order(
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()
-        finally:
+        except BaseException:
+            stop()
             for future in running:
                 future.cancel()
+            raise
 
 
 class _Refused(NamedTuple):
