@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ import yaml
 from agent_rollouts.distill.calls import Row
 from agent_rollouts.distill.recipe.answers import Answer, Asker
 from agent_rollouts.distill.recipe.plan import (
+    MODELS,
     REASONS,
     Recipe,
     Step,
@@ -176,14 +178,14 @@ def run(
     options.check()
     chosen = load(recipe) if isinstance(recipe, str) else recipe
     chosen = chosen.with_options(options.recipe_option, digest_tokens=options.digest_tokens)
-    work = _Work(chosen, options, report or Report(), progress)
-    stream = in_order(
-        work.row, _sendable(rows, options), concurrency=options.concurrency, stop=lambda: work.meter.halt("stopped")
-    )
-    try:
-        yield from stream
-    finally:
-        work.cache.close()
+    with closing(Cache(options.answers_file or default_cache())) as cache:
+        work = _Work(chosen, options, cache, report or Report(), progress)
+        yield from in_order(
+            work.row,
+            _sendable(rows, options),
+            concurrency=options.concurrency,
+            stop=lambda: work.meter.halt("stopped"),
+        )
 
 
 def default_cache() -> Path:
@@ -199,13 +201,17 @@ class _Work:
     """A recipe with its endpoints."""
 
     def __init__(
-        self, recipe: Recipe, options: RecipeOptions, report: Report, progress: Callable[[Report], None]
+        self,
+        recipe: Recipe,
+        options: RecipeOptions,
+        cache: Cache,
+        report: Report,
+        progress: Callable[[Report], None],
     ) -> None:
         self.recipe, self.report, self.progress = recipe, report, progress
         self.meter = report.meter
         self.meter.max_cost = options.max_cost
-        self.cache = Cache(options.answers_file or default_cache())
-        self.askers = {name: Asker(endpoint) for name, endpoint in self._endpoints(options).items()}
+        self.askers = self._askers(options, cache)
         self._lock = threading.Lock()
 
     def row(self, row: Row) -> dict[str, Any]:
@@ -259,10 +265,10 @@ class _Work:
             self.report.failed[f"{step.name}: {kind}"] += 1
         return Answer(None, reason)
 
-    def _endpoints(self, options: RecipeOptions) -> dict[str, Endpoint]:
+    def _askers(self, options: RecipeOptions, cache: Cache) -> dict[str, Asker]:
         assert options.model is not None
         shared: dict[str, Any] = {
-            "cache": self.cache,
+            "cache": cache,
             "meter": self.meter,
             "parameters": _parameters(options.parameter),
         }
@@ -274,7 +280,8 @@ class _Work:
             **shared,
         )
         if options.judge_model is None and options.judge_base_url is None:
-            return {"writer": writer, "judge": writer}
+            # One asker: what the endpoint can is learned once.
+            return dict.fromkeys(MODELS, Asker(writer))
         # A key is for the address that it was given for.
         own_key = options.judge_api_key_env or (options.api_key_env if options.judge_base_url is None else None)
         judge = Endpoint(
@@ -284,7 +291,7 @@ class _Work:
             prices=_prices(options.judge_price_input, options.judge_price_output),
             **shared,
         )
-        return {"writer": writer, "judge": judge}
+        return {"writer": Asker(writer), "judge": Asker(judge)}
 
 
 def _sendable(rows: Iterable[Row], options: RecipeOptions) -> Iterator[Row]:

@@ -63,7 +63,7 @@ class Asker:
             EndpointError, HaltedError: as `Endpoint.complete`.
         """
         asked: list[dict[str, JSON]] = [{"role": "system", "content": system}] if system else []
-        asked.append({"role": "user", "content": prompt if schema is None else prompt + _wanted(schema)})
+        asked.append({"role": "user", "content": prompt.strip() + ("" if schema is None else _wanted(schema))})
         messages, why = asked, ""
         for attempt in range(REPAIRS + 1):
             # The same wrong answer twice makes the same prompt twice, and must not find the same answer.

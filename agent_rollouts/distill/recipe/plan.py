@@ -14,10 +14,10 @@
       good: {type: bool, all: [{value: score, at_least: least}]}
 
 `{{ path }}` is a column, an earlier answer or a part of one; `{{ path | tokens }}` cuts it to so many, given as a
-number or as the name of an option. `rollout` is the whole row within those tokens (`view`), `call_state` what the result says
-of a tool call (`calls.STATES`, or `reported`: it failed, and did what it was for). A step that names an answer which is
-null is not asked. Without a schema the answer is text. In a schema all members are required unless it says otherwise;
-`x-max-words` and `x-without` (a list of texts) are ours.
+number or as the name of an option. `rollout` is the whole row within those tokens (`view`), `call_state` what the
+result says of a tool call (`calls.STATES`, or `reported`: it failed, and did what it was for). A step that names an
+answer which is null is not asked. Without a schema the answer is text. In a schema all members are required unless it
+says otherwise; `x-max-words` and `x-without` (a list of texts) are ours.
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ def load(name: str) -> Recipe:
     if not isinstance(values, dict):
         raise AgentRolloutsError(f"{path}: a recipe is a mapping with steps")
     parts = _known(values, {"about", "shape", "steps", "columns", "options"}, str(path))
-    steps = [_step(value, f"{path}: step {i + 1}") for i, value in enumerate(parts.get("steps") or ())]
+    if not isinstance(parts.get("steps"), list):
+        raise AgentRolloutsError(f"{path}: steps must be a list of them")
+    steps = [_step(value, f"{path}: step {i + 1}") for i, value in enumerate(parts["steps"])]
     columns = {
         column: Column(**_known(value, {"type", "value", "default", "all"}, f"{path}: column {column}", {"type"}))
         for column, value in (parts.get("columns") or {}).items()
