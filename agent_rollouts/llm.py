@@ -190,7 +190,7 @@ class Cache:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        file = Path(path).expanduser()
+        self.path = file = Path(path).expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
         self._lock = threading.Lock()
@@ -229,9 +229,16 @@ class Cache:
         return Completion(**{**values, "usage": Usage(**values["usage"]), "cached": True})
 
     def put(self, key: str, answer: Completion) -> None:
-        """Note an answer; it is on disk when this returns."""
-        with self._lock:
-            self._data.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, orjson.dumps(answer)))
+        """Note an answer; when this returns it outlives the process.
+
+        Raises:
+            AgentRolloutsError: it cannot be written.
+        """
+        try:
+            with self._lock:
+                self._data.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, orjson.dumps(answer)))
+        except sqlite3.OperationalError as error:
+            raise AgentRolloutsError(f"answers cannot be written to {self.path}: {error}") from None
 
     def close(self) -> None:
         """Close the file."""

@@ -10,6 +10,7 @@ a second run asks nothing.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
@@ -217,8 +218,9 @@ class _Work:
     def row(self, row: Row) -> dict[str, Any]:
         answers: dict[str, Any] = {}
         reasons: dict[str, str] = {}
+        shown = functools.cache(functools.partial(view, row))
         for step in self.recipe.steps:
-            answer = self._answer(step, scope(row, answers))
+            answer = self._answer(step, scope(row, answers, shown))
             answers[step.name] = answer.value
             if answer.reason is not None:
                 reasons[step.name] = answer.reason
@@ -283,7 +285,8 @@ class _Work:
             # One asker: what the endpoint can is learned once.
             return dict.fromkeys(MODELS, Asker(writer))
         # A key is for the address that it was given for.
-        own_key = options.judge_api_key_env or (options.api_key_env if options.judge_base_url is None else None)
+        is_same = options.judge_base_url in (None, options.base_url)
+        own_key = options.judge_api_key_env or (options.api_key_env if is_same else None)
         judge = Endpoint(
             options.judge_model or options.model,
             base_url=options.judge_base_url or options.base_url,

@@ -96,6 +96,8 @@ class Asker:
         schema: Mapping[str, JSON] | None,
         parameters: Mapping[str, JSON],
     ) -> Completion:
+        # What the user says counts more than what the recipe says.
+        parameters = {**parameters, **self.endpoint.parameters}
         if schema is None:
             return self.endpoint.complete(messages, step=step, **parameters)
         # Until one was answered, one at a time: what is learned once need not be learned by each.

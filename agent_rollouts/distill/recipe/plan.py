@@ -23,7 +23,7 @@ says otherwise; `x-max-words` and `x-without` (a list of texts) are ours.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from datasets import Features, Json, List, Value
 
 from agent_rollouts.distill.calls import calls
 from agent_rollouts.distill.recipe.answers import check_schema, problems
-from agent_rollouts.distill.recipe.view import LEAST, clip, conversation, view
+from agent_rollouts.distill.recipe.view import LEAST, clip, conversation
 from agent_rollouts.distill.windows import BYTES_PER_TOKEN
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.events import JSON
@@ -52,7 +52,6 @@ TYPES: Mapping[str, Any] = {
 
 _FIELD = re.compile(r"\{\{\s*([\w.]+)\s*(?:\|\s*(\w+)\s*)?\}\}")
 _CLOSING = re.compile(r"</(\w+)>")
-_MADE = ("rollout", "call_state")
 _TESTS = ("at_least", "one_of")
 
 
@@ -164,9 +163,9 @@ def load(name: str) -> Recipe:
     return recipe
 
 
-def scope(row: Mapping[str, Any], answers: Mapping[str, JSON]) -> dict[str, Any]:
-    """What templates of a row may name."""
-    return {**row, **answers, "rollout": row, "call_state": _call_state(row)}
+def scope(row: Mapping[str, Any], answers: Mapping[str, JSON], shown: Callable[[int], str]) -> dict[str, Any]:
+    """What templates of a row may name; `shown` makes its view of so many tokens."""
+    return {**row, **answers, "rollout": shown, "call_state": _call_state(row)}
 
 
 def lookup(names: Mapping[str, Any], path: str) -> Any:
@@ -194,7 +193,7 @@ def render(template: str, names: Mapping[str, Any], options: Mapping[str, JSON])
     def put(found: re.Match[str]) -> str:
         path, tokens = found[1], found[2]
         limit = None if tokens is None else int(tokens) if tokens.isdigit() else options[tokens]
-        text = _text(lookup(names, path), limit, is_rollout=path == "rollout")
+        text = _text(lookup(names, path), limit)
         for tag in closed:
             text = text.replace(f"</{tag}", f"<\\/{tag}")
         # The escapes are not counted: they are rare, and shorter than what the estimate is off.
@@ -232,9 +231,9 @@ def _filled(value: JSON, names: Mapping[str, Any], options: Mapping[str, JSON]) 
     return render(value, names, options) if isinstance(value, str) else value
 
 
-def _text(value: Any, tokens: int | None, *, is_rollout: bool) -> str:
-    if is_rollout:
-        return view(value, tokens if tokens is not None else LEAST)
+def _text(value: Any, tokens: int | None) -> str:
+    if callable(value):
+        return str(value(tokens if tokens is not None else LEAST))
     if value is None:
         return "(not known)"
     if isinstance(value, str):
