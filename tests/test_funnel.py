@@ -65,7 +65,7 @@ def _families(chance: random.Random) -> list[Row]:
     for first, text in enumerate(texts):
         number = chance.randint(0, 2)
         rows += forest(chance.getrandbits(30), number, copies=3, first=10 * first, text=text, exchanges=4).rows
-    return [_row(chance, **row) for row in rows]
+    return [_row(chance, **row | {"source_path": f"/home/{PERSON}/{row['source_path']}"}) for row in rows]
 
 
 def _alone(number: int, chance: random.Random) -> Row:
@@ -262,6 +262,7 @@ def hold_counts(rows: list[Row], made: Made, funnel: Funnel, asked: Options) -> 
     shown = {(*name_of(row), *which(message)) for row in made.rows for message in row["messages"]}
     assert (funnel.kept.rows, funnel.kept.messages) == (len(rollouts), len(shown))
     assert len(rows) == len(rollouts) + sum(funnel.removed.values())
+    assert len(rollouts) <= (asked.limit or len(rows))
     removed = [what for stage in funnel.stages.values() for what in stage.removed.items()]
     assert funnel.read.messages == len(shown) + sum(what.messages for _, what in removed)
     if not asked.redact and not asked.max_tokens:
