@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import datasets
+import orjson
 import pyarrow as pa
 
 from agent_rollouts.chat import to_chat
@@ -30,7 +31,7 @@ from agent_rollouts.distill.decontaminate import Benchmarks
 from agent_rollouts.distill.evidence import evidence
 from agent_rollouts.distill.families import Families, Key, Verdict, key, own
 from agent_rollouts.distill.filters import Filters
-from agent_rollouts.distill.funnel import REWRITTEN, Funnel, Size, size
+from agent_rollouts.distill.funnel import REWRITTEN, Funnel, Size, Stage, size
 from agent_rollouts.distill.inputs import Input
 from agent_rollouts.distill.options import Options
 from agent_rollouts.distill.redact import Final, Numbers, Redactor, final_numbers
@@ -80,7 +81,10 @@ CONTAMINATED = "of a family that shows a benchmark"
 SHORTENED = "tool outputs shortened"
 NOT_RENDERED = "the chat template refuses it"
 TIES = "would tie splits together that an earlier run has set apart"
+ANOTHER = "another row has its names, or it came while others were read"
 _FAULT = "a stage failed on it"
+# What is no fault of the row.
+_STOPS = (AgentRolloutsError, OSError, MemoryError)
 
 _MAGNITUDES = (1_000, 4_000, 16_000, 64_000, 256_000)
 
@@ -121,7 +125,7 @@ class Work:
             "sample": options.limit is None and options.num_partitions is None,
             "redact": not options.redact,
             "decontaminate": not (options.decontaminate or options.canary),
-            "windows": options.max_tokens is None,
+            "windows": options.max_tokens is None and options.tokenizer is None,
             "splits": options.splits is None,
         }
         every = ("read", "selection", "families", "sample", "redact", "filters", "decontaminate", "windows", "splits")
@@ -174,15 +178,15 @@ class Work:
         """What families need to know of a part."""
         known = Families()
         for row in self.source.noted(part):
-            # Turns are given to rows that are wanted.
-            if self.filters.early(row) is None:
+            # Turns are given to rows that are wanted; of rows with the same names to the first.
+            if self.filters.early(row) is None and key(row) not in known.rows:
                 known.add(row)
         return known
 
     # -- phase A
 
-    def curate(self, part: int, verdicts: Mapping[Key, Verdict], refused: Mapping[Key, str]) -> Curated:
-        """The rows of a part that are kept so far, in its spool."""
+    def curate(self, part: int, verdicts: dict[Key, Verdict], refused: Mapping[Key, str]) -> Curated:
+        """The rows of a part that are kept so far, in its spool; verdicts are taken by the rows that they are of."""
         funnel = self.funnel()
         redactor = self.redactor()
         contaminated: set[str] = set()
@@ -194,24 +198,27 @@ class Work:
                 if owned is None:
                     continue
                 try:
-                    curated = self._curated(owned, came, redactor, funnel)
-                except AgentRolloutsError:
+                    curated, why = self._curated(owned, redactor)
+                    matches = self.benchmarks.match(curated) if self.benchmarks is not None and not why else ()
+                    text = "" if why else to_json(curated)
+                except _STOPS:
                     raise
                 except Exception as error:
                     # Odd content of one row must not stop a build; and nothing of a half redacted one is kept.
                     if redactor is not None:
                         funnel.took("redact", came)
-                    funnel.took("filters", came, Size(), f"{_FAULT} ({type(error).__name__})")
-                    funnel.notices.append(f"{'/'.join(name)}: {type(error).__name__}: {error}. Please report this")
+                    funnel.took("filters", came, Size(), _fault(error, name, funnel))
                     continue
-                if curated is None:
-                    continue
-                if self.benchmarks is not None and (matches := self.benchmarks.match(curated)):
+                now = Size(*curated["_size"])
+                if redactor is not None:
+                    funnel.took("redact", came, now)
+                funnel.took("filters", now, Size() if why else now, why or "")
+                if matches:
                     contaminated.add(family(curated))
                     about = {**key(curated)._asdict(), "family_id": family(curated)}
                     funnel.contaminated.append({**about, "matches": [match._asdict() for match in matches]})
-                text = to_json(curated)
-                spool.add({"row": text}, len(text))
+                if not why:
+                    spool.add({"row": text}, len(text))
         return Curated(funnel, redactor.found if redactor else [], contaminated)
 
     def _owned(
@@ -219,7 +226,7 @@ class Work:
         row: Row,
         name: Key,
         came: Size,
-        verdicts: Mapping[Key, Verdict],
+        verdicts: dict[Key, Verdict],
         refused: Mapping[Key, str],
         funnel: Funnel,
     ) -> Row | None:
@@ -229,7 +236,10 @@ class Work:
         if why:
             return None
         if self.options.families:
-            verdict = verdicts[name]
+            verdict = verdicts.pop(name, None)
+            if verdict is None:
+                funnel.took("families", came, Size(), ANOTHER)
+                return None
             if verdict.owned_from is None:
                 funnel.took("families", came, Size(), f"{COPIES} ({verdict.family_role})")
                 if verdict.owner is not None:
@@ -245,24 +255,21 @@ class Work:
             funnel.took("sample", came)
         return row
 
-    def _curated(self, row: Row, came: Size, redactor: Redactor | None, funnel: Funnel) -> Row | None:
+    def _curated(self, row: Row, redactor: Redactor | None) -> tuple[Row, str | None]:
+        """The row redacted, noted and weighed, and why it is left out."""
         options = self.options
         order = shuffled(row, options.seed)
-        row = {**row, "source_path": self.name_of(row["source_path"])}
+        row = {**row, "source_path": row["source_path"] and self.name_of(row["source_path"])}
         if redactor is not None:
             row = redactor.row(row)
         if options.evidence:
             row = evidence(row)
         if options.weights:
             row = weigh(row, keep_failed_calls=options.keep_failed_calls)
-        why = self.filters.late(row)
         # Pictures stay behind: no shape shows them.
         media = [{**medium, "bytes": None} for medium in row.get("media") or ()]
-        now = size(row["messages"])
-        if redactor is not None:
-            funnel.took("redact", came, now)
-        funnel.took("filters", now, Size() if why else now, why or "")
-        return None if why else {**row, "media": media, "_order": order, "_size": now}
+        row = {**row, "media": media, "_order": order, "_size": size(row["messages"])}
+        return row, self.filters.late(row)
 
     # -- phase B
 
@@ -273,15 +280,40 @@ class Work:
             for row in self._spooled("rows", part, numbers):
                 if not self._is_clean(row, contaminated, windowed.funnel):
                     continue
-                for window in self._windows(identify(row), windowed.funnel):
-                    evidence: dict[str, list[int]] = {}
-                    if "splits" in self.stages:
-                        chat = to_chat(window["messages"])
-                        evidence = traits({**window, "messages": chat}, self.options.split_by or EVIDENCE)
+                counts = Funnel()
+                try:
+                    made = [(one, self._evidence(one), to_json(one)) for one in self._windows(identify(row), counts)]
+                except _STOPS:
+                    raise
+                except Exception as error:
+                    came = size(row["messages"])
+                    self._after(came, windowed.funnel).remove(_fault(error, key(row), windowed.funnel), came)
+                    continue
+                windowed.funnel.merge(counts)
+                for window, evidence, text in made:
                     windowed.rows.append((family(window), evidence))
-                    text = to_json(window)
                     spool.add({"row": text}, len(text))
         return windowed
+
+    def _evidence(self, window: Row) -> dict[str, list[int]]:
+        """What a row is evidence of, by the messages that are written."""
+        if "splits" not in self.stages:
+            return {}
+        try:
+            chat = to_chat(window["messages"])
+        except AgentRolloutsError:  # no user turn: no shape takes it
+            chat = []
+        return traits({**window, "messages": chat}, self.options.split_by or EVIDENCE)
+
+    def _after(self, came: Size, funnel: Funnel) -> Stage:
+        """The stage in which a row was when cutting failed, which it does not leave."""
+        if "windows" in self.stages:
+            stage = funnel.stage("windows")
+            stage.came = stage.came.plus(came)
+        else:
+            stage = funnel.stage("decontaminate" if "decontaminate" in self.stages else "filters")
+            stage.went = stage.went.minus(came)
+        return stage
 
     def _spooled(self, what: str, part: int, numbers: Final | None = None) -> Iterator[Row]:
         path = self.path(what, part)
@@ -375,13 +407,20 @@ class Work:
         route = {"_split": split, "_order": row.pop("_order")}
         for name in self.options.shape:
             tally = Tally()
+            wrote = False
             try:
                 for record in SHAPES[name].records(row, self.options, tally):
                     bytes = _bytes(record)
                     spools[name].add({**record, **route, "_bytes": bytes}, bytes)
-            except AgentRolloutsError as error:
-                tally.without[NOT_RENDERED] += 1
-                funnel.notices.append(f"{'/'.join(key(row))}: {error}")
+                    wrote = True
+            except (OSError, MemoryError):
+                raise
+            except Exception as error:
+                is_ours = isinstance(error, AgentRolloutsError)
+                why = NOT_RENDERED if is_ours else _fault(error, key(row), funnel)
+                if is_ours:
+                    funnel.notices.append(f"{'/'.join(key(row))}: {error}")
+                (tally.lost if wrote else tally.without)[why] += 1
             why = next(iter(tally.without), "")
             funnel.took(f"shape: {name}", Size(1), Size(0 if why else 1), why)
             funnel.count(f"not in {name}", tally.lost)
@@ -409,6 +448,12 @@ class Work:
         if self.options.evidence:
             funnel.count("outcomes", [row["outcome"]])
         funnel.count("redactions", row.get("redactions") or {})
+
+
+def _fault(error: Exception, name: Key, funnel: Funnel) -> str:
+    """Why a row on which a stage failed is left out; the user is told more."""
+    funnel.notices.append(f"{'/'.join(name)}: {type(error).__name__}: {error}. Please report this")
+    return f"{_FAULT} ({type(error).__name__})"
 
 
 def _pair(made: Run) -> None:
@@ -491,8 +536,9 @@ def run(work: Work) -> Run:
         if options.families or "sample" in work.stages:
             known = Families()
             for part, found in enumerate(team.each("note", [() for _ in parts], "Finding families")):
-                keys[part] = list(found.rows)
-                known.rows |= found.rows
+                new = {name: row for name, row in found.rows.items() if name not in known.rows}
+                keys[part] = list(new)
+                known.rows |= new
             verdicts = known.settle()
             refused = _refused([name for names in keys for name in dict.fromkeys(names)], verdicts, options)
         asked = [
@@ -502,8 +548,12 @@ def run(work: Work) -> Run:
         finals: list[Final | None] = []
         contaminated: set[str] = set()
         for curated in team.each("curate", asked, "Curating"):
+            final = numbers.add(curated.found) if curated.found else None
+            finals.append(final)
+            report = curated.funnel.contaminated
+            if final and report:
+                curated.funnel.contaminated = orjson.loads(final_numbers(orjson.dumps(report), final))
             funnel.merge(curated.funnel)
-            finals.append(numbers.add(curated.found) if curated.found else None)
             contaminated |= curated.contaminated
         splits = _splits(options)
         families: list[list[str]] = []
