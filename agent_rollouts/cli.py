@@ -76,6 +76,10 @@ def main() -> None:
     """
 
 
+# As other tools call it.
+_ALSO = {"limit": ("--num-records",)}
+
+
 def _distilling(command: Callable[..., None]) -> Callable[..., None]:
     """A flag for every option of distilling. One that is not given is None, so that a file's comes through."""
     for field in reversed(fields().values()):
@@ -85,7 +89,8 @@ def _distilling(command: Callable[..., None]) -> Callable[..., None]:
         if field.type is bool:
             command = click.option(f"--{name}/--no-{name}", default=None, help=help)(command)
         else:
-            command = click.option(f"--{name}", type=field.type, multiple=field.may_repeat, help=help)(command)
+            names = [f"--{name}", *_ALSO.get(field.name, ())]
+            command = click.option(*names, field.name, type=field.type, multiple=field.may_repeat, help=help)(command)
     return command
 
 
@@ -431,6 +436,10 @@ def _summary(funnel: Funnel, options: Options, output: Path) -> None:
     else:
         click.echo(f"NOT REDACTED: whatever paths, names and keys the sessions hold is in {output}")
     _counts("outcomes", funnel.counts.get("outcomes", Counter()))
+    if told := funnel.recipe:
+        cost = "at a cost that is not known" if told["cost_usd"] is None else f"for ${told['cost_usd']:.4f}"
+        click.echo(f"recipe {told['recipe']}: {told['asked']:,} asked, {told['cached']:,} known before, {cost}")
+        _counts("without an answer", Counter(told["failed"]))
     for shape in options.shape:
         _counts(f"records of {shape}", funnel.counts.get(f"records: {shape}", Counter()))
     for notice in funnel.notices[:10]:

@@ -112,12 +112,12 @@ CASES = [
     ({"source_kind": ("claude*", "codex")}, {}, None),
     ({"source_kind": ("!claude*",)}, {}, "format excluded"),
     ({"source_kind": ("codex",)}, {}, "format not asked for"),
-    ({"model": ("claude-*",)}, {}, None),
-    ({"model": ("*haiku*",)}, {}, None),
-    ({"model": ("*opus*", "!*haiku*")}, {}, "model excluded"),
-    ({"model": ("gpt-*",)}, {}, "model not asked for"),
-    ({"model": ("gpt-*",)}, {"model": None, "source_meta": None}, "no model named"),
-    ({"model": ("gpt-*",)}, {"source_meta": '{"models": ["gpt-7"]}'}, None),
+    ({"agent_model": ("claude-*",)}, {}, None),
+    ({"agent_model": ("*haiku*",)}, {}, None),
+    ({"agent_model": ("*opus*", "!*haiku*")}, {}, "model excluded"),
+    ({"agent_model": ("gpt-*",)}, {}, "model not asked for"),
+    ({"agent_model": ("gpt-*",)}, {"model": None, "source_meta": None}, "no model named"),
+    ({"agent_model": ("gpt-*",)}, {"source_meta": '{"models": ["gpt-7"]}'}, None),
     ({"sidechains": False}, {}, None),
     ({"sidechains": False}, {"is_sidechain": True}, "work of a sub-agent"),
     ({}, {"is_sidechain": True}, None),
@@ -174,7 +174,7 @@ def test_tokens_are_estimated_with_calls_and_schemas() -> None:
 def test_parts_agree_with_the_whole(origins: Any, models: Any, globs: Any, least: Any, begun: Any) -> None:
     given = row(*(user("Count", origin=origin) for origin in origins), said("Seven."), started_at=begun)
     given |= {"model": None, "source_meta": {"models": models}}
-    filters = Filters(FilterOptions(model=tuple(globs), min_prompts=least, since="2026-01-01"))
+    filters = Filters(FilterOptions(agent_model=tuple(globs), min_prompts=least, since="2026-01-01"))
     before = pickle.dumps(given)
     whole = filters.why_not(given)
     assert whole == (filters.early(given) or filters.late(given))
@@ -196,7 +196,7 @@ def test_what_redaction_changes_is_read_early() -> None:
 
     read: set[str] = set()
     options = FilterOptions(
-        since="2026-01-01", project=("*",), branch=("*",), source_kind=("*",), model=("*",), sidechains=False,
+        since="2026-01-01", project=("*",), branch=("*",), source_kind=("*",), agent_model=("*",), sidechains=False,
         max_reward=1, outcome=("success",), min_messages=1, min_rollout_tokens=1, min_prompts=1, max_calls=1,
     )  # fmt: skip
     filters = Filters(options)
@@ -218,7 +218,7 @@ BAD = [
     ({"outcome": ("good",)}, "unknown outcome good; known: success, failure, interrupted, unknown"),
     ({"source_kind": ("codx",)}, "source_kind: 'codx' fits nothing; known: agentic_datagen, atif, "),
     ({"source_kind": ("!codx*",)}, "source_kind: '!codx*' fits nothing"),
-    ({"model": ("",)}, "model: '' is no glob"),
+    ({"agent_model": ("",)}, "agent_model: '' is no glob"),
     ({"branch": ("!",)}, "branch: '!' is no glob"),
     ({"min_reward": 2, "max_reward": 1}, "min_reward 2 and max_reward 1: no rollout can be between them"),
     ({"max_reward": float("nan")}, "no rollout can be between them"),
@@ -275,7 +275,7 @@ def test_datasets_are_filtered(tmp_path: Path, streaming: bool) -> None:
 
     assert left() == {"claude_code": 2, "codex": 1}
     assert left(sidechains=False) == {"claude_code": 1, "codex": 1}
-    assert left(model=("gpt-*",), where="row['tool_call_count'] == 1") == {"codex": 1}
+    assert left(agent_model=("gpt-*",), where="row['tool_call_count'] == 1") == {"codex": 1}
     assert left(since="2026-03-03") == {"claude_code": 2}
     assert left(branch=("main",), project=("garden",), max_calls=1, min_messages=4) == {"claude_code": 2}
     assert left(until="2026-03-01") == {}

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from click.testing import CliRunner
+from datasets import Dataset, load_dataset
 
+from agent_rollouts.cli import main
 from agent_rollouts.distill.evidence import evidence
 from agent_rollouts.distill.recipe import Recipe, RecipeOptions, Report, built_in, load, run
 from agent_rollouts.distill.recipe.answers import check_schema, problems, read
@@ -611,3 +613,61 @@ def test_names_that_are_not_there(tmp_path: Path) -> None:
 def test_options_that_do_not_go_together(options: Any, says: str, tmp_path: Path) -> None:
     with Server(good()) as server, pytest.raises(AgentRolloutsError, match=says):
         made(server, [rollout()], tmp_path, **options)
+
+
+# -- as part of distilling --------------------------------------------------------------------------
+
+
+def scripted(request: Request) -> Reply:
+    schema = (request.body.get("response_format") or {}).get("json_schema", {}).get("schema")
+    return Reply(json.dumps(instance(schema)) if schema else "A summary.")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shape", "columns"),
+    [
+        ("sft", "messages", ("sft_instruction", "groundedness_score", "recommended_for_sft")),
+        ("tool_interactions", "tool_interactions", ("tool_interaction_analysis",)),
+        ("sampled_turn", "sampled_turn", ("turn_summary",)),
+    ],
+)
+def test_a_recipe_in_a_run(recipe: str, shape: str, columns: tuple[str, ...], tmp_path: Path) -> None:
+    def distilled(output: Path, *more: str) -> dict[str, Any]:
+        words = ["distill", "--demo", "--output", str(output), "--recipe", recipe, "--shape", shape, "--model", "tiny"]
+        words += ["--base-url", server.url, "--answers-file", str(tmp_path / "answers.sqlite"), *more]
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        return json.loads((output / "funnel.json").read_bytes())
+
+    with Server(scripted) as server:
+        first = distilled(tmp_path / "a")["recipe"]
+        asked = len(server.requests)
+        assert first["asked"] == asked
+        assert asked or recipe == "tool_interactions"
+        again = distilled(tmp_path / "b", "--max-tokens", "300")
+        # Windows are cut of rows that were asked about whole; records of windows are others.
+        assert len(server.requests) == asked or recipe != "sft"
+    for name in ("a", "b"):
+        rows = load_dataset(str(tmp_path / name), shape, split="train", cache_dir=str(tmp_path / "cache"))
+        assert set(columns) <= set(rows.column_names)
+        assert all(value is not None for column in columns for value in rows[column])
+        assert f"The recipe `{recipe}` was answered by `tiny`" in (tmp_path / name / "README.md").read_text("utf-8")
+    assert again["recipe"]["failed"] == {}
+
+
+def test_a_recipe_needs_redaction_and_its_shape(tmp_path: Path) -> None:
+    words = [
+        "distill",
+        "--demo",
+        "--output",
+        str(tmp_path / "a"),
+        "--model",
+        "tiny",
+        "--base-url",
+        "http://127.0.0.1:9/v1",
+    ]
+    result = CliRunner().invoke(main, [*words, "--recipe", "sft", "--no-redact"])
+    assert "sends rows to a model, and redact is off" in result.output
+    result = CliRunner().invoke(main, [*words, "--recipe", "tool_interactions"])
+    assert "runs over records of tool_interactions; add it to shape" in result.output
+    assert list(tmp_path.iterdir()) == []

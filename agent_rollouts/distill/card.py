@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow.parquet as pq
 import yaml
@@ -15,6 +15,9 @@ from datasets.info import DatasetInfo
 from agent_rollouts.distill.funnel import Funnel, most_first
 from agent_rollouts.distill.options import Options
 from agent_rollouts.distill.shapes import SHAPES
+
+if TYPE_CHECKING:
+    from agent_rollouts.distill.pipeline import Work
 
 _INSTALLED = Path(__file__).parent.parent / "dataset_card.md"
 _CARD = _INSTALLED if _INSTALLED.is_file() else Path(__file__).parent.parent.parent / "dataset_card.md"
@@ -26,7 +29,7 @@ MARK = "<!-- made by agent-rollouts -->"
 Shards: TypeAlias = Mapping[str, Mapping[str, Sequence[Path]]]
 
 
-def card(folder: Path, shards: Shards, funnel: Funnel, options: Options, about: Mapping[str, str]) -> str:
+def card(folder: Path, shards: Shards, funnel: Funnel, work: Work, about: Mapping[str, str]) -> str:
     """The text of the card.
 
     Args:
@@ -34,10 +37,10 @@ def card(folder: Path, shards: Shards, funnel: Funnel, options: Options, about: 
         shards: Parquet files by shape and split.
         about: `version`, `command`, `place` and `config` (what `load_dataset` is given).
     """
-    counts = funnel.counts
+    counts, options = funnel.counts, work.options
     rows = counts.get("rows", Counter())
     values = {
-        "header": yaml.safe_dump(_header(folder, shards), sort_keys=False, allow_unicode=True).strip(),
+        "header": yaml.safe_dump(_header(shards, work), sort_keys=False, allow_unicode=True).strip(),
         "rows": f"{rows.get('rows', 0):,}",
         "rollouts": f"{rows.get('rollouts', 0):,}",
         "facts": _facts(funnel, options),
@@ -52,12 +55,13 @@ def card(folder: Path, shards: Shards, funnel: Funnel, options: Options, about: 
         "tools": _bullets(counts.get("tools", {}), most=20),
         "skipped": _bullets(counts.get("skipped", {})),
         "lost": _lost(shards, funnel),
+        "recipe": _recipe(funnel),
         "notices": "".join(f"\n> {notice}\n" for notice in funnel.notices[:20]),
     }
     return Template(_CARD.read_text(encoding="utf-8")).substitute(values | dict(about))
 
 
-def _header(folder: Path, shards: Shards) -> dict[str, Any]:
+def _header(shards: Shards, work: Work) -> dict[str, Any]:
     configs: list[dict[str, Any]] = []
     infos: list[dict[str, Any]] = []
     for shape, splits in shards.items():
@@ -71,7 +75,7 @@ def _header(folder: Path, shards: Shards) -> dict[str, Any]:
         infos.append(
             {
                 "config_name": shape,
-                **DatasetInfo(features=SHAPES[shape].features)._to_yaml_dict(),
+                **DatasetInfo(features=work.features(shape))._to_yaml_dict(),
                 "splits": [
                     {"name": split, "num_bytes": sizes[split], "num_examples": sum(one.num_rows for one in metadata)}
                     for split, metadata in told.items()
@@ -136,6 +140,21 @@ def _redaction(funnel: Funnel, options: Options) -> str:
     return (
         f"Secrets{personal} were replaced by placeholders (`redactions` counts them row by row, `redaction_policy` "
         f"names the rules): {counts or 'nothing was found'}. Rules miss what they do not know. Look before you share."
+    )
+
+
+def _recipe(funnel: Funnel) -> str:
+    """What a model was asked; nothing where none was."""
+    if funnel.recipe is None:
+        return ""
+    told = funnel.recipe
+    cost = "at a cost that is not known" if told["cost_usd"] is None else f"for ${told['cost_usd']:.4f}"
+    failed = ", ".join(f"{why} {count:,}" for why, count in most_first(told["failed"])) or "none"
+    return (
+        f"\nThe recipe `{told['recipe']}` was answered by `{told['model']}`: {told['asked']:,} requests and "
+        f"{told['cached']:,} answers that were there before, {told['input_tokens']:,} tokens read and "
+        f"{told['output_tokens']:,} written {cost}. Without an answer: {failed}; such columns are null, and "
+        "`recipe_errors` says why.\n"
     )
 
 

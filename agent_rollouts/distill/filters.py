@@ -1,6 +1,6 @@
 """Filters: which rollouts are left out, each with the reason.
 
-    filters = Filters(FilterOptions(since="2026-03-01", model=("claude-*", "!*haiku*"), outcome=("success",)))
+    filters = Filters(FilterOptions(since="2026-03-01", agent_model=("claude-*", "!*haiku*"), outcome=("success",)))
     filters.why_not(row)              # None, or a constant phrase to count: "began before --since"
     rows.filter(filters.keeps)        # map-style and streaming
 
@@ -66,7 +66,7 @@ class FilterOptions:
     ] = ()
     branch: Annotated[tuple[str, ...], "Only these git branches: globs; `!` excludes"] = ()
     source_kind: Annotated[tuple[str, ...], "Only rollouts of these formats: globs; `!` excludes"] = ()
-    model: Annotated[tuple[str, ...], "Only rollouts in which one of these models answered: globs; `!` excludes"] = ()
+    agent_model: Annotated[tuple[str, ...], "Only rollouts in which one of these answered: globs; `!` excludes"] = ()
     outcome: Annotated[tuple[str, ...], f"Only these outcomes: {', '.join(OUTCOMES)}"] = ()
     min_reward: Annotated[float | None, "Only rollouts with this reward or more"] = None
     max_reward: Annotated[float | None, "Only rollouts with this reward or less"] = None
@@ -103,7 +103,7 @@ class Filters:
             *_dates(options.since, options.until),
             *_globs("project", [_expanded(p) for p in options.project], "project", _projects),
             *_globs("branch", options.branch, "branch", lambda row: [row.get("git_branch")]),
-            *_globs("model", options.model, "model", _models),
+            *_globs("agent_model", options.agent_model, "model", _models),
             *([] if options.sidechains else [lambda row: "work of a sub-agent" if row.get("is_sidechain") else None]),
             *_bounds(options, "reward", lambda row: row.get("reward")),
         ]

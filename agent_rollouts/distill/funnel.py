@@ -103,6 +103,7 @@ class Funnel:
         copies: each row that owns nothing, and the row that owns its turns; both (source_path, trace_id).
         contaminated: what `decontaminate` reports of the rows that it removed.
         notices: what the user should know, each one sentence.
+        recipe: what a language model was asked, see `recipe.Report`.
     """
 
     files: int = 0
@@ -112,6 +113,7 @@ class Funnel:
     copies: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     contaminated: list[dict[str, Any]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    recipe: dict[str, Any] | None = None
 
     def stage(self, name: str) -> Stage:
         """The stage of a name, new where there was none."""
@@ -224,6 +226,7 @@ class Funnel:
             ],
             "contaminated": self.contaminated,
             "notices": self.notices,
+            "recipe": self.recipe,
         }
 
     def markdown(self) -> str:

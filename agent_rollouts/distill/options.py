@@ -21,6 +21,7 @@ from typing import Annotated, Any, NamedTuple, Union
 import yaml
 
 from agent_rollouts.distill.filters import FilterOptions, Filters
+from agent_rollouts.distill.recipe import ROLLOUT, RecipeOptions, load
 from agent_rollouts.distill.shapes import ShapeOptions, chosen
 from agent_rollouts.distill.splits import EVIDENCE, check_partition, parse_splits
 from agent_rollouts.errors import AgentRolloutsError
@@ -78,7 +79,7 @@ class StageOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions):
+class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions, RecipeOptions):
     """All options. Every stage has its own fields; the defaults make a dataset that its owner can publish.
 
     Raises:
@@ -90,6 +91,8 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
             raise AgentRolloutsError(f"shape is {', '.join(self.shape) or 'empty'}; name one, or several once each")
         chosen(self)
         Filters(self)
+        if self.recipe is not None:
+            self._check_recipe(self.recipe)
         if self.outcome and not self.evidence:
             raise AgentRolloutsError("outcome asks for what evidence would tell, and evidence is off")
         if self.history not in HISTORIES:
@@ -116,6 +119,14 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
             raise AgentRolloutsError(f"unknown split_by {', '.join(sorted(unknown))}; known: {', '.join(EVIDENCE)}")
         if (self.split_by or self.splits_from) and self.splits is None:
             raise AgentRolloutsError("split_by and splits_from say how rows are split; give splits, too")
+
+    def _check_recipe(self, name: str) -> None:
+        self.check()
+        recipe = load(name).with_options(self.recipe_option)
+        if recipe.shape != ROLLOUT and recipe.shape not in self.shape:
+            raise AgentRolloutsError(f"the recipe {name} runs over records of {recipe.shape}; add it to shape")
+        if not self.redact and not self.send_unredacted:
+            raise AgentRolloutsError(f"the recipe {name} sends rows to a model, and redact is off; or send_unredacted")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None, **given: Any) -> Options:
@@ -166,7 +177,7 @@ def fields() -> dict[str, Field]:
     """All options, in the order of their stages."""
     hints = typing.get_type_hints(Options, include_extras=True)
     found = {}
-    for group in (ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions):
+    for group in (ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions, RecipeOptions):
         for field in dataclasses.fields(group):
             annotated, help = typing.get_args(hints[field.name])
             kind, *others = sorted(_kinds(annotated), key=lambda one: one is type(None))

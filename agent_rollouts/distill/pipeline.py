@@ -25,8 +25,10 @@ from typing import Any, NamedTuple, TypeAlias
 import datasets
 import orjson
 import pyarrow as pa
+from datasets import Features
 
 from agent_rollouts.chat import to_chat
+from agent_rollouts.distill.asking import TOLD, ask_records, ask_rows
 from agent_rollouts.distill.decontaminate import Benchmarks
 from agent_rollouts.distill.evidence import evidence
 from agent_rollouts.distill.families import Families, Key, Verdict, key, own
@@ -34,6 +36,7 @@ from agent_rollouts.distill.filters import Filters
 from agent_rollouts.distill.funnel import REWRITTEN, Funnel, Size, Stage, size
 from agent_rollouts.distill.inputs import Input
 from agent_rollouts.distill.options import Options
+from agent_rollouts.distill.recipe import ROLLOUT, Recipe, load
 from agent_rollouts.distill.redact import Final, Numbers, Redactor, final_numbers
 from agent_rollouts.distill.shapes import SHAPES, Tally
 from agent_rollouts.distill.shapes.preference import candidate, pair, pairs
@@ -50,7 +53,7 @@ from agent_rollouts.distill.splits import (
     shuffled,
     traits,
 )
-from agent_rollouts.distill.spool import ROWS, Gathered, Spool, batches, from_json, to_json
+from agent_rollouts.distill.spool import ROWS, Gathered, Spool, batches, from_json, stored, to_json
 from agent_rollouts.distill.weights import weigh
 from agent_rollouts.distill.windows import Tokens, counted, windows
 from agent_rollouts.errors import AgentRolloutsError
@@ -146,6 +149,25 @@ class Work:
     def filters(self) -> Filters:
         """Which rows are kept."""
         return Filters(self.options)
+
+    @functools.cached_property
+    def recipe(self) -> Recipe | None:
+        """What a model is asked."""
+        if self.options.recipe is None:
+            return None
+        return load(self.options.recipe).with_options(self.options.recipe_option)
+
+    def features(self, shape: str) -> Features:
+        """The columns of a shape's records as they are written: with the recipe's, where it has seen them."""
+        told = self.recipe.features if self.recipe and self.recipe.shape in (ROLLOUT, shape) else {}
+        return Features({**SHAPES[shape].features, **told})
+
+    def schema(self, shape: str) -> pa.Schema:
+        """These columns, and by which records are put in a split and in order."""
+        schema = self.features(shape).arrow_schema.remove_metadata()
+        for name, type in _ROUTE.items():
+            schema = schema.append(pa.field(name, type))
+        return schema
 
     @functools.cached_property
     def benchmarks(self) -> Benchmarks | None:
@@ -273,13 +295,19 @@ class Work:
 
     # -- phase B
 
+    def clean(self, part: int, numbers: Final | None, contaminated: frozenset[str], funnel: Funnel) -> Iterator[Row]:
+        """The rows of a part with the final placeholders, without families that show a benchmark."""
+        for row in self._spooled("rows", part, numbers):
+            if self._is_clean(row, contaminated, funnel):
+                yield row
+
     def window(self, part: int, numbers: Final | None, contaminated: frozenset[str]) -> Windowed:
-        """The rows of a part that fit the budget, with the final placeholders, in another spool."""
+        """The rows of a part that fit the budget, in another spool; those that a recipe has seen, where one is."""
         windowed = Windowed(self.funnel(), [])
+        has_told = self.recipe is not None and self.recipe.shape == ROLLOUT
+        rows = self._spooled(TOLD, part) if has_told else self.clean(part, numbers, contaminated, windowed.funnel)
         with Spool(self.path("windows", part), ROWS) as spool:
-            for row in self._spooled("rows", part, numbers):
-                if not self._is_clean(row, contaminated, windowed.funnel):
-                    continue
+            for row in rows:
                 counts = Funnel()
                 try:
                     made = [(one, self._evidence(one), to_json(one)) for one in self._windows(identify(row), counts)]
@@ -388,7 +416,7 @@ class Work:
         funnel = self.funnel()
         with ExitStack() as stack:
             spools = {
-                name: stack.enter_context(Spool(self.path(name, part), spool_schema(name)))
+                name: stack.enter_context(Spool(self.path(name, part), self.schema(name)))
                 for name in self.options.shape
             }
             if PAIRED in spools:
@@ -409,9 +437,10 @@ class Work:
             tally = Tally()
             wrote = False
             try:
+                told = self._told(row)
                 for record in SHAPES[name].records(row, self.options, tally):
                     bytes = _bytes(record)
-                    spools[name].add({**record, **route, "_bytes": bytes}, bytes)
+                    spools[name].add({**record, **told, **route, "_bytes": bytes}, bytes)
                     wrote = True
             except (OSError, MemoryError):
                 raise
@@ -428,6 +457,12 @@ class Work:
                 text = to_json(half)
                 index = {name: half[name] for name in ("task_id", "outcome", "key")}
                 spools[_CANDIDATES].add({**index, **route, "half": text, "why": why}, len(text))
+
+    def _told(self, row: Row) -> Row:
+        """What a recipe has said of a row, as it is stored."""
+        if self.recipe is None or self.recipe.shape != ROLLOUT:
+            return {}
+        return stored(row, self.recipe.features)
 
     def _count(self, row: Row, split: str, own: Size, funnel: Funnel) -> None:
         messages = row["messages"]
@@ -462,7 +497,7 @@ def _pair(made: Run) -> None:
     halves = Gathered([work.path(_CANDIDATES, part) for part in range(work.source.parts)], _CANDIDATE)
     index = halves.columns(["task_id", "outcome", "key", "_split", "_order", "why"]).to_pylist()
     stage = funnel.stage(f"shape: {PAIRED}")
-    with Spool(work.path(PAIRED, work.source.parts), spool_schema(PAIRED)) as spool:
+    with Spool(work.path(PAIRED, work.source.parts), work.schema(PAIRED)) as spool:
         for split in sorted({one["_split"] for one in index}):
             places = [place for place, one in enumerate(index) if one["_split"] == split]
             for success, failure in pairs([index[place] for place in places]):
@@ -474,14 +509,6 @@ def _pair(made: Run) -> None:
                     # It gave no record by itself.
                     stage.remove(why, Size(-1))
                     stage.went = stage.went.plus(Size(1))
-
-
-def spool_schema(shape: str) -> pa.Schema:
-    """A shape's columns, and by which its records are put in a split and in order."""
-    schema = SHAPES[shape].features.arrow_schema.remove_metadata()
-    for name, type in _ROUTE.items():
-        schema = schema.append(pa.field(name, type))
-    return schema
 
 
 def _bytes(record: Mapping[str, Any]) -> int:
@@ -557,6 +584,8 @@ def run(work: Work) -> Run:
             contaminated |= curated.contaminated
         splits = _splits(options)
         families: list[list[str]] = []
+        if work.recipe is not None and work.recipe.shape == ROLLOUT:
+            ask_rows(work, finals, frozenset(contaminated), funnel)
         todo: list[tuple[Any, ...]] = [(final, frozenset(contaminated)) for final in finals]
         for windowed in team.each("window", todo, "Cutting" if options.max_tokens else "Measuring"):
             funnel.merge(windowed.funnel)
@@ -575,6 +604,8 @@ def run(work: Work) -> Run:
     made = Run(work, funnel, assignment, numbers)
     if PAIRED in options.shape:
         _pair(made)
+    if work.recipe is not None and work.recipe.shape != ROLLOUT:
+        ask_records(work, made.spools(work.recipe.shape), funnel)
     return made
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
+from datasets import Features, Json
 
 from agent_rollouts.jsontext import exact_text, loads_exactly
 
@@ -135,8 +136,17 @@ class Gathered:
         return pa.Table.from_batches(slices, self.schema).combine_chunks()
 
 
-def to_json(row: Mapping[str, Any]) -> str:
-    """A row as one JSON text, which begins with a space where orjson cannot write or read it (long integers)."""
+def stored(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
+    """The columns of some features, JSON as text."""
+    found: dict[str, Any] = {}
+    for name, feature in features.items():
+        value = row.get(name)
+        found[name] = to_json(value) if isinstance(feature, Json) and value is not None else value
+    return found
+
+
+def to_json(row: Any) -> str:
+    """A value as JSON text, which begins with a space where orjson cannot write or read it (long integers)."""
     try:
         return orjson.dumps(row).decode()
     except TypeError:

@@ -26,7 +26,7 @@ from agent_rollouts.distill.card import MARK, card
 from agent_rollouts.distill.funnel import Funnel
 from agent_rollouts.distill.inputs import Input
 from agent_rollouts.distill.options import Options
-from agent_rollouts.distill.pipeline import TRAIN, Run, Work, run, spool_schema
+from agent_rollouts.distill.pipeline import TRAIN, Run, Work, run
 from agent_rollouts.distill.redact import Redactor, audit_files
 from agent_rollouts.distill.shapes import SHAPES
 from agent_rollouts.distill.splits import SPLITS_FILE, leaks
@@ -140,7 +140,7 @@ def _write_about(folder: Path, shards: dict[str, dict[str, list[Path]]], made: R
     about = {"version": __version__, "command": command, "place": place, "config": options.shape[0]}
     (folder / "funnel.json").write_text(safe(funnel), encoding="utf-8")
     (folder / "options.yaml").write_text(safe(options.to_yaml()), encoding="utf-8")
-    (folder / "README.md").write_text(safe(card(folder, shards, made.funnel, options, about)), encoding="utf-8")
+    (folder / "README.md").write_text(safe(card(folder, shards, made.funnel, made.work, about)), encoding="utf-8")
     if made.assignment and options.splits:
         made.assignment.save(folder / SPLITS_FILE)
 
@@ -150,8 +150,8 @@ def _write_records(made: Run, folder: Path) -> dict[str, dict[str, list[Path]]]:
     found: dict[str, dict[str, list[Path]]] = {}
     names = list(made.assignment.asked) if made.assignment else [TRAIN]
     for shape in made.work.options.shape:
-        schema = SHAPES[shape].features.arrow_schema
-        records = Gathered(made.spools(shape), spool_schema(shape))
+        schema = made.work.features(shape).arrow_schema
+        records = Gathered(made.spools(shape), made.work.schema(shape))
         route = records.columns(["_split", "_order", "_bytes"])
         split_of, sizes = route["_split"].to_numpy(), route["_bytes"].to_numpy()
         found[shape] = {}

@@ -29,6 +29,7 @@ from agent_rollouts.distill.recipe.answers import Answer, Asker
 from agent_rollouts.distill.recipe.plan import (
     MODELS,
     REASONS,
+    ROLLOUT,
     Recipe,
     Step,
     built_in,
@@ -43,7 +44,7 @@ from agent_rollouts.distill.recipe.view import LEAST, view
 from agent_rollouts.errors import AgentRolloutsError, HaltedError
 from agent_rollouts.llm import Cache, Endpoint, Meter, Prices, in_order
 
-__all__ = ["Recipe", "RecipeOptions", "Report", "built_in", "load", "run", "view"]
+__all__ = ["ROLLOUT", "Recipe", "RecipeOptions", "Report", "built_in", "load", "run", "view"]
 
 _KIND = re.compile(r"\d{3}\b|[^:]*")
 

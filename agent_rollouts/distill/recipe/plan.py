@@ -42,6 +42,8 @@ from agent_rollouts.jsontext import exact_text
 
 FOLDER = Path(__file__).parent
 MODELS = ("writer", "judge")
+ROLLOUT = "rollout"
+"""The shape of a recipe that runs over whole rows."""
 REASONS = "recipe_errors"
 """The column that says, by step, why there is no answer."""
 
@@ -157,7 +159,7 @@ def load(name: str) -> Recipe:
         for column, value in (parts.get("columns") or {}).items()
     }
     recipe = Recipe(
-        path.stem, parts.get("about", ""), parts.get("shape", "rollout"), steps, columns, parts.get("options") or {}
+        path.stem, parts.get("about", ""), parts.get("shape", ROLLOUT), steps, columns, parts.get("options") or {}
     )
     _check(recipe, str(path))
     return recipe
