@@ -96,7 +96,9 @@ def distill_files(
         AgentRolloutsError: see `distill`; or `output` holds something else.
     """
     options = options or Options()
-    return write_dataset(Files(files, options), options, Path(output), name_of=name_of, command=command).funnel
+    paths = list(files)
+    names = {path: name_of(path) for path in paths}
+    return write_dataset(Files(paths, options, names), options, Path(output), command=command).funnel
 
 
 def _parts(rows: Rows, folder: Path) -> list[Callable[[], Iterable[Mapping[str, Any]]]]:

@@ -186,10 +186,15 @@ class Families:
             }
         self.files.pop(source_path, None)
 
-    def settle(self) -> dict[Key, Verdict]:
-        """Who owns what: a verdict for every row, the same in whatever order they were added."""
+    def settle(self, fixed: Mapping[Key, str] | None = None) -> dict[Key, Verdict]:
+        """Who owns what: a verdict for every row, the same in whatever order they were added.
+
+        Args:
+            fixed: rows that are published with the turns they own, and the family_id that they have there: they own
+                before all others, and their family keeps its name.
+        """
         rows = [self.rows[name] for name in sorted(self.rows)]
-        return _Settlement(rows).verdicts() if rows else {}
+        return _Settlement(rows, fixed or {}).verdicts() if rows else {}
 
     def save(self, path: str | Path) -> None:
         """Write what is known to one Parquet file, to be extended later."""
@@ -371,8 +376,8 @@ def _marked(message: Any, is_copy: bool) -> Any:
 class _Settlement:
     """All rows side by side, in the order of their keys."""
 
-    def __init__(self, rows: Sequence[_Kept]) -> None:
-        self.rows = rows
+    def __init__(self, rows: Sequence[_Kept], fixed: Mapping[Key, str]) -> None:
+        self.rows, self.fixed = rows, fixed
         lengths = np.array([len(row.turns) for row in rows])
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
         self.row_of = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
@@ -457,7 +462,7 @@ class _Settlement:
     def _owners(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """For each message the row that owns its turn (-1: none may), and whether it is this one."""
         rows = self.rows
-        order = sorted(range(len(rows)), key=lambda i: (self._age(i), -len(rows[i].turns), rows[i].key.trace_id, i))
+        order = sorted(range(len(rows)), key=self._precedence)
         rank = np.empty(len(rows), dtype=np.int32)
         rank[order] = np.arange(len(rows), dtype=np.int32)
         is_copy = (self.kinds & _COPY) > 0
@@ -473,6 +478,10 @@ class _Settlement:
         owner = np.empty(len(by_turn), dtype=np.int32)
         owner[by_turn] = np.where(never[first], -1, self.row_of[first])
         return owner, (owner == self.row_of) & ~never
+
+    def _precedence(self, index: int) -> tuple[Any, ...]:
+        row = self.rows[index]
+        return row.key not in self.fixed, self._age(index), -len(row.turns), row.key.trace_id, index
 
     def _may_not_own_copies(self, index: int, row: _Kept) -> bool:
         # The base of a window or branch has what is copied; ATIF forbids to train on it, whoever has it.
@@ -526,11 +535,13 @@ class _Settlement:
         spoken = self.kinds[self.starts[index] : self.starts[index + 1]] & _SYSTEM == 0
         begins = bool(owned[spoken][:1].any())
         age = (self._age(index), row.parent is not None, row.started_at, row.key.trace_id, row.key)
-        return (not owned.any(), row.is_sidechain, not begins, *age)
+        return (row.key not in self.fixed, not owned.any(), row.is_sidechain, not begins, *age)
 
     def _family_id(self, root: int) -> str:
         """Made of the root's first own turn that tells it from others, so that a copy of the root says the same."""
         row = self.rows[root]
+        if row.key in self.fixed:
+            return self.fixed[row.key]
         first = next((i for i, bits in enumerate(row.kinds) if bits & _TELLS), None)
         if first is not None:
             return f"{int(self.turns[self.starts[root] + first]):016x}"

@@ -41,10 +41,15 @@ class Input(Protocol):
 class Files:
     """Rollouts of files."""
 
-    def __init__(self, files: Iterable[str], options: Options, name_of: Callable[[str], str] = str) -> None:
+    def __init__(self, files: Iterable[str], options: Options, names: Mapping[str, str] | None = None) -> None:
+        """Take files.
+
+        Args:
+            names: what to write as `source_path`, by path; the path where it is not among them.
+        """
         self.files = list(files)
         self.options = options
-        self.name_of = name_of
+        self.names = dict(names or {})
         self._parts = list(_parts(self.files))
 
     @property
@@ -62,7 +67,7 @@ class Files:
         for path in self._parts[part]:
             for rollout in self._rollouts(path, lambda *_: None):
                 if rollout and (self.options.internal or rollout.internal is None):
-                    yield vars(rollout)
+                    yield {**vars(rollout), "source_path": self._name(rollout)}
 
     def rows(self, part: int, funnel: Funnel) -> Iterator[Row]:
         """See `Input`."""
@@ -82,12 +87,16 @@ class Files:
                     came = size(rollout.messages)
                     funnel.took("read", came, Size(), f"the agent's own: {rollout.internal}")
                 else:
-                    row = as_row(rollout)
+                    row = {**as_row(rollout), "source_path": self._name(rollout)}
                     funnel.took("read", size(row["messages"]))
                     yield row
             funnel.files += 1
             funnel.bad_files |= bad
             funnel.count("files", ["with rollouts" if rollouts else "could not be used" if bad else "without rollouts"])
+
+    def _name(self, rollout: Rollout) -> str:
+        path, mark, member = rollout.source_path.partition("::")
+        return self.names.get(path, path) + mark + member
 
     def _rollouts(self, path: str, note: Callable[[str, Exception], None]) -> Iterator[Rollout]:
         return each(path, self._read, note, **file_rules(self.options.format, self.options.file_pattern))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -54,6 +54,7 @@ from agent_rollouts.distill.splits import (
     traits,
 )
 from agent_rollouts.distill.spool import ROWS, Gathered, Spool, batches, from_json, stored, to_json
+from agent_rollouts.distill.state import Published, State
 from agent_rollouts.distill.weights import weigh
 from agent_rollouts.distill.windows import Tokens, counted, windows
 from agent_rollouts.errors import AgentRolloutsError
@@ -103,11 +104,20 @@ class Curated(NamedTuple):
     contaminated: set[str]
 
 
+class Placed(NamedTuple):
+    """A row in the spool of windows: its key when it was read, its family and path now, and what it is evidence of."""
+
+    key: Key
+    family: str
+    source_path: str
+    evidence: dict[str, list[int]]
+
+
 class Windowed(NamedTuple):
-    """What came of phase B for a part: of each row in its spool the family, and what it is evidence of."""
+    """What came of phase B for a part."""
 
     funnel: Funnel
-    rows: list[tuple[str, dict[str, list[int]]]]
+    rows: list[Placed]
 
 
 @dataclass
@@ -117,7 +127,6 @@ class Work:
     source: Input
     options: Options
     folder: Path
-    name_of: Callable[[str], str] = str
     salt: bytes = b""
     stages: tuple[str, ...] = field(init=False)
 
@@ -265,8 +274,7 @@ class Work:
             if verdict.owned_from is None:
                 funnel.took("families", came, Size(), f"{COPIES} ({verdict.family_role})")
                 if verdict.owner is not None:
-                    mine, theirs = (self.name_of(one.source_path) for one in (name, verdict.owner))
-                    funnel.copies[mine, name.trace_id] = (theirs, verdict.owner.trace_id)
+                    funnel.copies[name[1:]] = verdict.owner[1:]
                 return None
             funnel.took("families", came)
             row = own(row, verdict)
@@ -281,7 +289,7 @@ class Work:
         """The row redacted, noted and weighed, and why it is left out."""
         options = self.options
         order = shuffled(row, options.seed)
-        row = {**row, "source_path": row["source_path"] and self.name_of(row["source_path"])}
+        name = key(row)
         if redactor is not None:
             row = redactor.row(row)
         if options.evidence:
@@ -290,7 +298,7 @@ class Work:
             row = weigh(row, keep_failed_calls=options.keep_failed_calls)
         # Pictures stay behind: no shape shows them.
         media = [{**medium, "bytes": None} for medium in row.get("media") or ()]
-        row = {**row, "media": media, "_order": order, "_size": size(row["messages"])}
+        row = {**row, "media": media, "_order": order, "_size": size(row["messages"]), "_key": name}
         return row, self.filters.late(row)
 
     # -- phase B
@@ -319,7 +327,7 @@ class Work:
                     continue
                 windowed.funnel.merge(counts)
                 for window, evidence, text in made:
-                    windowed.rows.append((family(window), evidence))
+                    windowed.rows.append(Placed(Key(*window["_key"]), family(window), window["source_path"], evidence))
                     spool.add({"row": text}, len(text))
         return windowed
 
@@ -432,6 +440,7 @@ class Work:
         return funnel
 
     def _records(self, row: Row, split: str, spools: Mapping[str, Spool], funnel: Funnel) -> None:
+        del row["_key"]
         route = {"_split": split, "_order": row.pop("_order")}
         for name in self.options.shape:
             tally = Tally()
@@ -538,7 +547,8 @@ class Run(NamedTuple):
     work: Work
     funnel: Funnel
     assignment: Assignment | None
-    numbers: Numbers
+    state: State
+    replaced: frozenset[Key] = frozenset()
 
     def spools(self, shape: str) -> list[Path]:
         """The files of a shape's records, in order."""
@@ -546,27 +556,36 @@ class Run(NamedTuple):
         return [self.work.path(shape, part) for part in range(parts)]
 
 
-def run(work: Work) -> Run:
+def run(work: Work, numbers: Numbers, earlier: State | None = None) -> Run:
     """All phases but writing.
+
+    Args:
+        numbers: of placeholders; they go on.
+        earlier: what is known of a dataset that these rows are added to. Of rows that it has, too, those given now are
+            longer versions (`Run.replaced`); all others own their turns, and stay in their splits.
 
     Raises:
         AgentRolloutsError: an option that does not fit the rows, or a process that was killed.
     """
     options, source, funnel = work.options, work.source, work.funnel()
     parts = range(source.parts)
-    numbers = Numbers.load(options.redaction_state) if options.redaction_state else Numbers()
     work.salt = numbers.salt
+    state = State() if earlier is None else earlier
+    replaced: set[Key] = set()
     with _Team(work) as team:
         keys: list[list[Key]] = [[] for _ in parts]
         verdicts: dict[Key, Verdict] = {}
         refused: dict[Key, str] = {}
         if options.families or "sample" in work.stages:
-            known = Families()
+            known: dict[Key, Any] = {}
             for part, found in enumerate(team.each("note", [() for _ in parts], "Finding families")):
-                new = {name: row for name, row in found.rows.items() if name not in known.rows}
+                new = {name: row for name, row in found.rows.items() if name not in known}
                 keys[part] = list(new)
-                known.rows |= new
-            verdicts = known.settle()
+                known |= new
+            replaced = known.keys() & state.published.keys()
+            state.families.rows |= known
+            fixed = {name: row.family_id for name, row in state.published.items() if name not in replaced}
+            verdicts = state.families.settle(fixed)
             refused = _refused([name for names in keys for name in dict.fromkeys(names)], verdicts, options)
         asked = [
             ({name: verdicts[name] for name in names}, {name: refused[name] for name in names if name in refused})
@@ -582,17 +601,19 @@ def run(work: Work) -> Run:
                 curated.funnel.contaminated = orjson.loads(final_numbers(orjson.dumps(report), final))
             funnel.merge(curated.funnel)
             contaminated |= curated.contaminated
-        splits = _splits(options)
+        splits = _splits(options, state)
         families: list[list[str]] = []
+        placed_rows: dict[Key, Published] = {}
         if work.recipe is not None and work.recipe.shape == ROLLOUT:
             ask_rows(work, finals, frozenset(contaminated), funnel)
         todo: list[tuple[Any, ...]] = [(final, frozenset(contaminated)) for final in finals]
         for windowed in team.each("window", todo, "Cutting" if options.max_tokens else "Measuring"):
             funnel.merge(windowed.funnel)
-            families.append(list(dict.fromkeys(name for name, _ in windowed.rows)))
-            if splits:
-                for name, evidence in windowed.rows:
-                    splits.add({"family_id": name}, evidence)
+            families.append(list(dict.fromkeys(row.family for row in windowed.rows)))
+            for row in windowed.rows:
+                placed_rows[row.key] = Published(row.family, row.source_path)
+                if splits:
+                    splits.add({"family_id": row.family}, row.evidence)
         assignment = splits.settle() if splits else None
         placed = assignment.families if assignment else {}
         left_out = assignment.left_out if assignment else frozenset()
@@ -601,7 +622,12 @@ def run(work: Work) -> Run:
             funnel.merge(shaped)
     if assignment:
         funnel.notices += assignment.notices
-    made = Run(work, funnel, assignment, numbers)
+    state.published = {name: row for name, row in state.published.items() if name not in replaced}
+    state.published |= {name: row for name, row in placed_rows.items() if row.family_id not in left_out}
+    state.numbers = numbers.highest
+    if splits and assignment:
+        state.splits, state.by, state.evidence = assignment.families, assignment.by, splits.evidence
+    made = Run(work, funnel, assignment, state, frozenset(replaced))
     if PAIRED in options.shape:
         _pair(made)
     if work.recipe is not None and work.recipe.shape != ROLLOUT:
@@ -629,12 +655,16 @@ def _refused(names: Sequence[Key], verdicts: Mapping[Key, Verdict], options: Opt
     return found
 
 
-def _splits(options: Options) -> Splits | None:
+def _splits(options: Options, state: State) -> Splits | None:
     if options.splits is None:
         return None
-    earlier = read_splits(options.splits_from) if options.splits_from else None
-    by = options.split_by or (earlier.by if earlier else None)
-    return Splits(parse_splits(options.splits), seed=options.seed, by=by, fixed=earlier.families if earlier else None)
+    fixed, by = state.splits, state.by
+    if options.splits_from:
+        earlier = read_splits(options.splits_from)
+        fixed, by = {**earlier.families, **fixed}, by or earlier.by
+    splits = Splits(parse_splits(options.splits), seed=options.seed, by=options.split_by or by or None, fixed=fixed)
+    state.begin_splits(splits)
+    return splits
 
 
 _WORK: Work

@@ -41,6 +41,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 from xxhash import xxh3_64_intdigest
 
@@ -352,6 +353,28 @@ class Splits:
                 self._hashes[kind].append(one)
                 self._holders[kind].append(index)
 
+    @property
+    def evidence(self) -> pa.Table:
+        """All that was noted: for each family the hashes of each kind of evidence; its rows as those of kind `rows`."""
+        names = np.array(list(self._families), dtype=object)
+        tables = [_noted("rows", names, np.arange(len(names)), np.frombuffer(self._rows, dtype=np.uint64))]
+        for kind, hashes in self._hashes.items():
+            holders = np.frombuffer(self._holders[kind], dtype=f"u{self._holders[kind].itemsize}")
+            tables.append(_noted(kind, names, holders, np.frombuffer(hashes, dtype=np.uint64)))
+        return pa.concat_tables(tables)
+
+    def extend(self, evidence: pa.Table) -> None:
+        """Take note of the families of an earlier run, from its `evidence`."""
+        for kind, name, value in zip(*(evidence[column].to_pylist() for column in _EVIDENCE.names), strict=True):
+            index = self._families.setdefault(name, len(self._families))
+            if index == len(self._rows):
+                self._rows.append(0)
+            if kind == "rows":
+                self._rows[index] += value
+            else:
+                self._hashes[kind].append(value)
+                self._holders[kind].append(index)
+
     def settle(self) -> Assignment:
         """The split of every family, the same in whatever order the rows were added."""
         found = self._settle(self.by or EVIDENCE)
@@ -506,6 +529,15 @@ class Splits:
                     f"{len(free)} components to place, the largest with {max(sizes, default=0)} of all {total} rows"
                 )
         return notices
+
+
+_EVIDENCE = pa.schema([("kind", pa.string()), ("family", pa.string()), ("value", pa.uint64())])
+
+
+def _noted(kind: str, names: npt.NDArray[Any], holders: npt.NDArray[Any], values: npt.NDArray[np.uint64]) -> pa.Table:
+    kinds = pa.array([kind]).take(pa.array(np.zeros(len(values), dtype=np.int32)))
+    held = pa.array(names[holders.astype(np.int64)] if len(values) else [], pa.string())
+    return pa.Table.from_arrays([kinds, held, pa.array(values, pa.uint64())], schema=_EVIDENCE)
 
 
 def _heads(groups: Iterable[Sequence[int]], count: int) -> list[int]:

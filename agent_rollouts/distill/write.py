@@ -12,7 +12,7 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -24,13 +24,14 @@ import pyarrow.parquet as pq
 
 from agent_rollouts.distill.card import MARK, card
 from agent_rollouts.distill.funnel import Funnel
-from agent_rollouts.distill.inputs import Input
+from agent_rollouts.distill.inputs import Files, Input
 from agent_rollouts.distill.options import Options
 from agent_rollouts.distill.pipeline import TRAIN, Run, Work, run
-from agent_rollouts.distill.redact import Redactor, audit_files
+from agent_rollouts.distill.redact import Numbers, Redactor, audit_files, final_numbers
 from agent_rollouts.distill.shapes import SHAPES
 from agent_rollouts.distill.splits import SPLITS_FILE, leaks
 from agent_rollouts.distill.spool import Gathered
+from agent_rollouts.distill.state import digest, stamp
 from agent_rollouts.errors import AgentRolloutsError
 
 FILES = ("README.md", "funnel.json", "options.yaml", SPLITS_FILE)
@@ -55,13 +56,11 @@ def write_dataset(
     output: Path,
     *,
     command: str,
-    name_of: Callable[[str], str] = str,
 ) -> Written:
     """Distill rows into a folder, which appears when everything is written and checked.
 
     Args:
         command: what the card says that it was made with.
-        name_of: what to write as `source_path` for a path.
 
     Raises:
         AgentRolloutsError: `output` holds something else, no row is left, redaction would still find something in what
@@ -70,9 +69,12 @@ def write_dataset(
     target = Path(os.path.realpath(output))  # `.` has a name too, and a link stays one
     check_output(target)
     with replacing(target) as folder:
-        work = Work(source, options, folder / ".work", name_of)
+        work = Work(source, options, folder / ".work")
         work.folder.mkdir()
-        made = run(work)
+        numbers = Numbers.load(options.redaction_state) if options.redaction_state else Numbers()
+        if isinstance(source, Files):
+            source.names = _public(source, options, numbers)
+        made = run(work, numbers)
         shards = _write_records(made, folder)
         made.funnel.check()
         shutil.rmtree(work.folder)
@@ -82,12 +84,23 @@ def write_dataset(
         _check_splits(shards, made)
         _write_about(folder, shards, made, command, target.name)
     if options.redact and options.redaction_state:
-        made.numbers.save(options.redaction_state)
+        numbers.save(options.redaction_state)
     moved = {
         shape: {split: [target / path.relative_to(folder) for path in paths] for split, paths in splits.items()}
         for shape, splits in shards.items()
     }
     return Written(moved, made.funnel)
+
+
+def _public(source: Files, options: Options, numbers: Numbers) -> dict[str, str]:
+    """The names of files as they may be seen: rows go by them from the beginning, and the state of the dataset too."""
+    names = {path: source.names.get(path, path) for path in source.files}
+    if not options.redact:
+        return names
+    redactor = Redactor(pii=options.pii, hosts=options.redact_hosts, deny=options.deny, part=numbers.salt)
+    marked = {path: redactor.text(name)[0] for path, name in names.items()}
+    final = numbers.add(redactor.found)
+    return {path: final_numbers(name, final) for path, name in marked.items()}
 
 
 def _nothing_left(funnel: Funnel) -> str:
@@ -143,6 +156,10 @@ def _write_about(folder: Path, shards: dict[str, dict[str, list[Path]]], made: R
     (folder / "README.md").write_text(safe(card(folder, shards, made.funnel, made.work, about)), encoding="utf-8")
     if made.assignment and options.splits:
         made.assignment.save(folder / SPLITS_FILE)
+    if isinstance(made.work.source, Files):
+        names = made.work.source.names
+        made.state.sources |= {digest(names[path]): stamp(path) for path in made.work.source.files}
+    made.state.save(folder)
 
 
 def _write_records(made: Run, folder: Path) -> dict[str, dict[str, list[Path]]]:
@@ -232,6 +249,8 @@ def check_output(target: Path) -> None:
 def _is_ours(name: Path, target: Path) -> bool:
     """Whether a file in a dataset of ours is what this tool writes there."""
     match name.parts:
+        case [folder, _] if folder == FOLDER:
+            return True
         case [file]:
             return file in FILES
         case [shape, file] if shape in SHAPES:

@@ -62,6 +62,16 @@ class Numbers:
         """
         return {"salt": self.salt.hex(), "numbers": dict(self._numbers), "values": dict(self._values)}
 
+    @property
+    def highest(self) -> dict[str, int]:
+        """The highest number of each kind."""
+        return dict(self._numbers)
+
+    def begin_above(self, highest: Mapping[str, int]) -> None:
+        """Give new values numbers above these, so that none stands for two."""
+        for kind, number in highest.items():
+            self._numbers[kind] = max(self._numbers[kind], number)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a file that only its owner may read."""
         new = f"{os.fspath(path)}.new"
