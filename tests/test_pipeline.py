@@ -213,6 +213,44 @@ def test_rows_without_a_user_turn(tmp_path: Path) -> None:
         funnel.check()
 
 
+def test_a_row_that_a_tokenizer_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are measured where a tokenizer is named, also without a budget."""
+
+    def refusing(row: Row, tokens: Any) -> Row:
+        if row["trace_id"] == "b":
+            raise AgentRolloutsError("roles must alternate")
+        return real(row, tokens)
+
+    real = pipeline.counted
+    monkeypatch.setattr(pipeline, "counted", refusing)
+    monkeypatch.setattr(pipeline.Tokens, "of", lambda *_, **__: pipeline.Tokens.estimate())
+    funnel = written(tmp_path / "d", [row(name) for name in "abc"], tokenizer="invented")
+    assert names(tmp_path / "d") == {"train": {"a", "c"}}
+    assert funnel.removed == {pipeline.NOT_RENDERED: 1}
+    assert funnel.notices == ["codex/b.jsonl/b: roles must alternate"]
+
+
+def test_a_row_of_no_file_names_none(tmp_path: Path) -> None:
+    written(tmp_path / "d", [row("a", source_path=None)])
+    assert pq.read_table(tmp_path / "d/messages/train-00000-of-00001.parquet")["source_path"].to_pylist() == [None]
+
+
+def test_numbers_of_placeholders_go_on(tmp_path: Path) -> None:
+    mails = [f"gardener{number}@" + "greenhouse.com" for number in range(3)]
+    state = str(tmp_path / "state" / "numbers.json")
+    (tmp_path / "state").mkdir()
+
+    def asked(*numbers: int) -> list[str]:
+        rows = [row(f"r{number}", ask=f"Mail {mails[number]} about the beds.") for number in numbers]
+        written(tmp_path / "d", rows, redaction_state=state)
+        table = pq.read_table(tmp_path / "d/messages/train-00000-of-00001.parquet")
+        return [orjson.loads(messages[0])["content"].split()[1] for messages in table["messages"].to_pylist()]
+
+    assert asked(0, 1) == ["[EMAIL_1]", "[EMAIL_2]"]
+    assert asked(2, 1) == ["[EMAIL_3]", "[EMAIL_2]"]
+    assert not any(mail in Path(state).read_text(encoding="utf-8") for mail in mails)
+
+
 def test_a_row_that_is_given_twice_is_trained_on_once(tmp_path: Path) -> None:
     rows = [row("a"), row("b"), row("a")]
     for takes in ([partial(iter, rows)], [partial(iter, rows[:2]), partial(iter, rows[2:])]):
