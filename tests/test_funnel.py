@@ -142,7 +142,7 @@ def options(draw: st.DrawFn) -> Options:
         **maybe("weights", False),
         **maybe("evidence", False),
         **maybe("sidechains", False),
-        **maybe("model", ("claude-*",), ("!claude-*",)),
+        **maybe("agent_model", ("claude-*",), ("!claude-*",)),
         **maybe("min_messages", 5),
         **maybe("max_prompts", 2),
         **maybe("overlap_steps", 0),

@@ -39,7 +39,7 @@ def test_a_file_and_what_is_given_beside_it(tmp_path: Path) -> None:
         """
         max_tokens: 4096
         shape: [messages, openai]
-        model: claude-*          # one, without a list
+        agent_model: claude-*    # one, without a list
         pii: false
         contamination_share: 1
         tokenizer: null
@@ -47,7 +47,7 @@ def test_a_file_and_what_is_given_beside_it(tmp_path: Path) -> None:
     )
     asked = Options.load(path)
     assert asked == Options(
-        max_tokens=4096, shape=("messages", "openai"), model=("claude-*",), pii=False, contamination_share=1.0
+        max_tokens=4096, shape=("messages", "openai"), agent_model=("claude-*",), pii=False, contamination_share=1.0
     )
     assert isinstance(asked.contamination_share, float)
     beside = Options.load(path, max_tokens=100, shape=("hermes",))
@@ -104,8 +104,8 @@ def test_unknown_keys_are_refused(tmp_path: Path) -> None:
         ("redact: 0", "redact is 0; wanted bool"),
         ("min_reward: high", "min_reward is 'high'; wanted float"),
         ("contamination_share: true", "contamination_share is True; wanted float"),
-        ("model: 5", "model is 5; wanted a list of str"),
-        ("model: [claude-*, 5]", "model is 5; wanted a list of str"),
+        ("agent_model: 5", "agent_model is 5; wanted a list of str"),
+        ("agent_model: [claude-*, 5]", "agent_model is 5; wanted a list of str"),
         ("shape: {messages: true}", "shape is {'messages': True}; wanted a list of str"),
         ("format: [codex]", r"format is \['codex'\]; wanted str"),
         ("project: {a: b}", "project is {'a': 'b'}; wanted a list of str"),
@@ -188,6 +188,7 @@ _VALID: dict[str, st.SearchStrategy[Any]] = {
     "redact": st.just(True),
     "source_kind": st.sampled_from([(), ("codex", "!claude_*")]),
     "language": st.just(()),
+    "recipe": st.none(),
     "where": st.sampled_from([None, "row['model'] != 'x: y # z'"]),
     "shape": st.lists(st.sampled_from(sorted(SHAPES)), min_size=1, unique=True).map(tuple),
     "tokenizer": _TEXT,
@@ -239,7 +240,7 @@ def test_every_option_has_a_flag_and_help() -> None:
         assert len(field.help) > 10, name
         assert not field.help.endswith("."), name
         flag = flags[name]
-        assert flag.opts == [f"--{name.replace('_', '-')}"]
+        assert flag.opts[0] == f"--{name.replace('_', '-')}"
         assert flag.secondary_opts == ([f"--no-{name.replace('_', '-')}"] if field.type is bool else [])
         assert flag.multiple == field.may_repeat
         assert field.help in str(flag.help)

@@ -453,14 +453,19 @@ def _first_shown(windows: Iterable[list[int]]) -> list[frozenset[int]]:
 
 
 def shortened(text: str, keep: int) -> str:
-    """Head and tail of a text, `keep` characters of both, cut at lines where one ends near, and between them how
-    much was cut; the text itself where that would not be shorter."""
+    """Head and tail of a text, `keep` characters of both, cut at lines or else words where one ends near, and between
+    them how much was cut; the text itself where that would not be shorter."""
     head, tail = (keep + 1) // 2, keep // 2
-    if (at := text.rfind("\n", head * 3 // 4, head)) >= 0:
-        head = at
     begin = len(text) - tail
-    if (at := text.find("\n", begin, begin + tail // 4)) >= 0:
-        begin = at + 1
+    # Half a word may be taken for a secret, as `/home/us` is for somebody's name where `/home/user` stands for one.
+    for end, share in (("\n", 4), (" ", 2)):
+        if (at := text.rfind(end, head - head // share, head)) >= 0:
+            head = at
+            break
+    for end, share in (("\n", 4), (" ", 2)):
+        if (at := text.find(end, begin, begin + tail // share)) >= 0:
+            begin = at + 1
+            break
     short = f"{text[:head]}{_CUT.format(cut=begin - head, all=len(text))}{text[begin:]}"
     return short if len(short) < len(text) else text
 
