@@ -288,7 +288,7 @@ def test_a_file_of_options_and_flags_that_come_first(tmp_path: Path) -> None:
     config = put(tmp_path / "distill.yaml", b"max_tokens: 300\nshape: [openai]\nsplits: {train: 0.5, test: 0.5}\n")
     words = ["distill", "--demo", "--config", config, "--output"]
     assert run(*words, tmp_path / "a").exit_code == 0
-    assert sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_dir()) == ["openai"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_dir()) == [".agent_rollouts", "openai"]
     assert run(*words, tmp_path / "b", "--shape", "messages", "--no-redact").exit_code == 0
     written = yaml.safe_load((tmp_path / "b" / "options.yaml").read_text(encoding="utf-8"))
     assert (written["shape"], written["max_tokens"], written["redact"]) == (["messages"], 300, False)

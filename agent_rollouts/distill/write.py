@@ -31,7 +31,7 @@ from agent_rollouts.distill.redact import Numbers, Redactor, audit_files, final_
 from agent_rollouts.distill.shapes import SHAPES
 from agent_rollouts.distill.splits import SPLITS_FILE, leaks
 from agent_rollouts.distill.spool import Gathered
-from agent_rollouts.distill.state import digest, stamp
+from agent_rollouts.distill.state import FOLDER, digest, stamp
 from agent_rollouts.errors import AgentRolloutsError
 
 FILES = ("README.md", "funnel.json", "options.yaml", SPLITS_FILE)
@@ -159,7 +159,7 @@ def _write_about(folder: Path, shards: dict[str, dict[str, list[Path]]], made: R
     if isinstance(made.work.source, Files):
         names = made.work.source.names
         made.state.sources |= {digest(names[path]): stamp(path) for path in made.work.source.files}
-    made.state.save(folder)
+        made.state.save(folder)
 
 
 def _write_records(made: Run, folder: Path) -> dict[str, dict[str, list[Path]]]:
