@@ -20,12 +20,13 @@ else to the first by trace_id.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import posixpath
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -178,6 +179,21 @@ class Families:
             kinds=kinds,
         )
 
+    def keyed(self, key: bytes) -> Families:
+        """The same under hashes that say nothing to who has not the key: those of texts could be guessed.
+
+        Args:
+            key: of 64 bytes at most. What is put together must have the same.
+        """
+        found = Families()
+        found.files = dict(self.files)
+        for name, row in self.rows.items():
+            turns = _keyed(row.turns, key)
+            found.rows[name] = replace(
+                row, turns=turns, chain=turns if row.chain is row.turns else _keyed(row.chain, key)
+            )
+        return found
+
     def forget(self, source_path: str) -> None:
         """Take the rows of a file (of an archive all members) out, which has changed or must not count any more."""
         if source_path in self.files:
@@ -299,6 +315,19 @@ def _by_family(verdicts: Mapping[Key, Verdict]) -> list[list[Key]]:
 
 
 _SAVED = ("root", "parent", "is_sidechain", "is_window", "is_nameless", "started_at", "spawned_by", "agent_type")
+
+
+def _keyed(values: array[int], key: bytes) -> array[int]:
+    """0 is no turn, and stays."""
+    return array(
+        "Q",
+        (
+            int.from_bytes(hashlib.blake2b(value.to_bytes(8, "little"), digest_size=8, key=key).digest(), "little")
+            if value
+            else 0
+            for value in values
+        ),
+    )
 
 
 # -- what names a message ---------------------------------------------------------------------------

@@ -105,11 +105,10 @@ class Curated(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A row in the spool of windows: its key when it was read, its family and path now, and what it is evidence of."""
+    """A row in the spool of windows: its key when it was read, what is written of it, and what it is evidence of."""
 
     key: Key
-    family: str
-    source_path: str
+    written: Published
     evidence: dict[str, list[int]]
 
 
@@ -153,6 +152,11 @@ class Work:
     def path(self, what: str, part: int) -> Path:
         """The spool of a part."""
         return self.folder / f"{what}-{part:05d}.arrow"
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether the dataset keeps a state by which others can be added to it: the key is in the redactor's."""
+        return self.options.redaction_state is not None
 
     @functools.cached_property
     def filters(self) -> Filters:
@@ -212,7 +216,7 @@ class Work:
             # Turns are given to rows that are wanted; of rows with the same names to the first.
             if self.filters.early(row) is None and key(row) not in known.rows:
                 known.add(row)
-        return known
+        return known.keyed(self.salt) if self.may_grow else known
 
     # -- phase A
 
@@ -327,7 +331,9 @@ class Work:
                     continue
                 windowed.funnel.merge(counts)
                 for window, evidence, text in made:
-                    windowed.rows.append(Placed(Key(*window["_key"]), family(window), window["source_path"], evidence))
+                    windowed.rows.append(
+                        Placed(Key(*window["_key"]), Published(*key(window), family(window)), evidence)
+                    )
                     spool.add({"row": text}, len(text))
         return windowed
 
@@ -548,7 +554,7 @@ class Run(NamedTuple):
     funnel: Funnel
     assignment: Assignment | None
     state: State
-    replaced: frozenset[Key] = frozenset()
+    replaced: frozenset[Published] = frozenset()
 
     def spools(self, shape: str) -> list[Path]:
         """The files of a shape's records, in order."""
@@ -609,11 +615,11 @@ def run(work: Work, numbers: Numbers, earlier: State | None = None) -> Run:
         todo: list[tuple[Any, ...]] = [(final, frozenset(contaminated)) for final in finals]
         for windowed in team.each("window", todo, "Cutting" if options.max_tokens else "Measuring"):
             funnel.merge(windowed.funnel)
-            families.append(list(dict.fromkeys(row.family for row in windowed.rows)))
+            families.append(list(dict.fromkeys(row.written.family_id for row in windowed.rows)))
             for row in windowed.rows:
-                placed_rows[row.key] = Published(row.family, row.source_path)
+                placed_rows[row.key] = row.written
                 if splits:
-                    splits.add({"family_id": row.family}, row.evidence)
+                    splits.add({"family_id": row.written.family_id}, row.evidence)
         assignment = splits.settle() if splits else None
         placed = assignment.families if assignment else {}
         left_out = assignment.left_out if assignment else frozenset()
@@ -622,12 +628,12 @@ def run(work: Work, numbers: Numbers, earlier: State | None = None) -> Run:
             funnel.merge(shaped)
     if assignment:
         funnel.notices += assignment.notices
-    state.published = {name: row for name, row in state.published.items() if name not in replaced}
+    gone = frozenset(state.published.pop(name) for name in sorted(replaced))
     state.published |= {name: row for name, row in placed_rows.items() if row.family_id not in left_out}
     state.numbers = numbers.highest
     if splits and assignment:
         state.splits, state.by, state.evidence = assignment.families, assignment.by, splits.evidence
-    made = Run(work, funnel, assignment, state, frozenset(replaced))
+    made = Run(work, funnel, assignment, state, gone)
     if PAIRED in options.shape:
         _pair(made)
     if work.recipe is not None and work.recipe.shape != ROLLOUT:

@@ -5,8 +5,8 @@
     published.parquet
     evidence.parquet    what families are evidence of (`Splits`), where there are splits
 
-It goes where the dataset goes. Paths stand in it as they stand in the rows, redacted; of texts there are hashes of
-64 bits, each of all that was said up to it, and of source files hashes of their path and content.
+It goes where the dataset goes. Paths stand in it as they stand in the rows, redacted; of what was said there are hashes
+under a key that stays with its owner (in the file of `redaction_state`), of source files hashes of path and content.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ _HASH = b"agent-rollouts"
 
 
 class Published(NamedTuple):
-    """A row that is in the dataset: its family, and its `source_path` as it is written there."""
+    """A row that is in the dataset, by the columns that are written there."""
 
-    family_id: str
+    source_kind: str
     source_path: str
+    trace_id: str
+    family_id: str
 
 
 @dataclass
@@ -66,7 +68,7 @@ class State:
         folder.mkdir(exist_ok=True)
         self.families.save(folder / "families.parquet")
         published = [
-            {**name._asdict(), "family_id": row.family_id, "written": row.source_path}
+            {**name._asdict(), "written_path": row.source_path, "written_id": row.trace_id, "family_id": row.family_id}
             for name, row in sorted(self.published.items())
         ]
         pq.write_table(pa.Table.from_pylist(published, _PUBLISHED), folder / "published.parquet", compression="zstd")
@@ -96,7 +98,7 @@ class State:
                 families=Families.load(folder / "families.parquet"),
                 published={
                     Key(row["source_kind"], row["source_path"], row["trace_id"]): Published(
-                        row["family_id"], row["written"]
+                        row["source_kind"], row["written_path"], row["written_id"], row["family_id"]
                     )
                     for row in rows
                 },
@@ -117,7 +119,7 @@ class State:
             splits.extend(self.evidence)
 
 
-_PUBLISHED = pa.schema([(name, pa.string()) for name in (*Key._fields, "family_id", "written")])
+_PUBLISHED = pa.schema([(name, pa.string()) for name in (*Key._fields, "written_path", "written_id", "family_id")])
 
 
 def changed(files: Iterable[str], names: Mapping[str, str], sources: Mapping[str, str]) -> dict[str, tuple[str, str]]:

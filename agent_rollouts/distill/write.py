@@ -31,7 +31,7 @@ from agent_rollouts.distill.redact import Numbers, Redactor, audit_files, final_
 from agent_rollouts.distill.shapes import SHAPES
 from agent_rollouts.distill.splits import SPLITS_FILE, leaks
 from agent_rollouts.distill.spool import Gathered
-from agent_rollouts.distill.state import FOLDER, digest, stamp
+from agent_rollouts.distill.state import FOLDER, Published, State, digest, stamp
 from agent_rollouts.errors import AgentRolloutsError
 
 FILES = ("README.md", "funnel.json", "options.yaml", SPLITS_FILE)
@@ -44,10 +44,15 @@ _GROUP_ROWS = 1000
 
 
 class Written(NamedTuple):
-    """A dataset that was written: its Parquet files by shape and split, and the account of what is not in it."""
+    """A dataset that was written: its Parquet files by shape and split, and the account of what is not in it.
+
+    Attributes:
+        replaced: rows of the dataset that it is to be added to, of which these are longer versions.
+    """
 
     shards: dict[str, dict[str, list[Path]]]
     funnel: Funnel
+    replaced: frozenset[Published] = frozenset()
 
 
 def write_dataset(
@@ -56,11 +61,13 @@ def write_dataset(
     output: Path,
     *,
     command: str,
+    earlier: State | None = None,
 ) -> Written:
     """Distill rows into a folder, which appears when everything is written and checked.
 
     Args:
         command: what the card says that it was made with.
+        earlier: of the dataset that the rows will be added to, see `run`.
 
     Raises:
         AgentRolloutsError: `output` holds something else, no row is left, redaction would still find something in what
@@ -74,7 +81,9 @@ def write_dataset(
         numbers = Numbers.load(options.redaction_state) if options.redaction_state else Numbers()
         if isinstance(source, Files):
             source.names = _public(source, options, numbers)
-        made = run(work, numbers)
+        if earlier is not None:
+            numbers.begin_above(earlier.numbers)
+        made = run(work, numbers, earlier)
         shards = _write_records(made, folder)
         made.funnel.check()
         shutil.rmtree(work.folder)
@@ -89,7 +98,7 @@ def write_dataset(
         shape: {split: [target / path.relative_to(folder) for path in paths] for split, paths in splits.items()}
         for shape, splits in shards.items()
     }
-    return Written(moved, made.funnel)
+    return Written(moved, made.funnel, made.replaced)
 
 
 def _public(source: Files, options: Options, numbers: Numbers) -> dict[str, str]:
@@ -156,7 +165,7 @@ def _write_about(folder: Path, shards: dict[str, dict[str, list[Path]]], made: R
     (folder / "README.md").write_text(safe(card(folder, shards, made.funnel, made.work, about)), encoding="utf-8")
     if made.assignment and options.splits:
         made.assignment.save(folder / SPLITS_FILE)
-    if isinstance(made.work.source, Files):
+    if isinstance(made.work.source, Files) and made.work.may_grow:
         names = made.work.source.names
         made.state.sources |= {digest(names[path]): stamp(path) for path in made.work.source.files}
         made.state.save(folder)
