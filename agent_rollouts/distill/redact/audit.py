@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from agent_rollouts.distill.redact.escapes import decoded, encoded
-from agent_rollouts.distill.redact.redactor import Key, Texts
 from agent_rollouts.distill.redact.rows import Row, walk_column
 from agent_rollouts.distill.redact.rules import denied
+from agent_rollouts.distill.redact.scan import Scope, look
 
 
 class Place(NamedTuple):
@@ -28,20 +28,21 @@ def audit_rows(
     rows: Iterable[Row], *, pii: bool = True, hosts: bool = False, deny: Sequence[str] = (), file: str = ""
 ) -> Iterator[Place]:
     """What redaction would still replace in rows: nothing, where it has been done with the same options."""
-    words = denied(tuple(deny))
+    scope = Scope(pii, hosts, denied(tuple(deny)))
     for number, row in enumerate(rows):
         for column, value in row.items():
-            noted: dict[Key, None] = {}
+            texts: dict[tuple[str, str | None], bytes] = {}
 
-            def note(text: str, context: str | None, noted: dict[Key, None] = noted) -> str:
-                noted[text, context] = None
+            def note(text: str, context: str | None, texts: dict[Any, bytes] = texts) -> str:
+                texts[text, context] = encoded(text)
                 return text
 
             walk_column(column, value, note)
-            for (text, _), spans in Texts(noted).spans(pii, hosts, words).items():
-                data = encoded(text)
+            data = [(data, context) for (_, context), data in texts.items()]
+            for index, spans in look(data, scope).items():
                 for span in spans:
-                    yield Place(file, number, column, span.kind, masked(decoded(data[span.start : span.end])))
+                    value = decoded(data[index][0][span.start : span.end])
+                    yield Place(file, number, column, span.kind, masked(value))
 
 
 def audit_files(paths: Iterable[str | os.PathLike[str]], **options: Any) -> Iterator[Place]:
