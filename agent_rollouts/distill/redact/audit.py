@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from agent_rollouts.distill.redact.escapes import decoded, encoded
-from agent_rollouts.distill.redact.rows import Row, walk_column
+from agent_rollouts.distill.redact.rows import Row, parts_of, walk_part
 from agent_rollouts.distill.redact.rules import denied
 from agent_rollouts.distill.redact.scan import Scope, look
 
@@ -30,19 +30,20 @@ def audit_rows(
     """What redaction would still replace in rows: nothing, where it has been done with the same options."""
     scope = Scope(pii, hosts, denied(tuple(deny)))
     for number, row in enumerate(rows):
-        for column, value in row.items():
-            texts: dict[tuple[str, str | None], bytes] = {}
+        for column, value in parts_of(row):
+            keys: dict[tuple[str, str | None], bytes] = {}
 
-            def note(text: str, context: str | None, texts: dict[Any, bytes] = texts) -> str:
-                texts[text, context] = encoded(text)
+            def note(text: str, context: str | None, keys: dict[Any, bytes] = keys) -> str:
+                keys[text, context] = encoded(text)
                 return text
 
-            walk_column(column, value, note)
-            data = [(data, context) for (_, context), data in texts.items()]
-            for index, spans in look(data, scope).items():
+            walk_part(column, value, note)
+            texts = [(data, context) for (_, context), data in keys.items()]
+            for index, spans in look(texts, scope).items():
                 for span in spans:
-                    value = decoded(data[index][0][span.start : span.end])
-                    yield Place(file, number, column, span.kind, masked(value))
+                    yield Place(
+                        file, number, column, span.kind, masked(decoded(texts[index][0][span.start : span.end]))
+                    )
 
 
 def audit_files(paths: Iterable[str | os.PathLike[str]], **options: Any) -> Iterator[Place]:

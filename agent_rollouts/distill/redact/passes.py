@@ -6,12 +6,13 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from agent_rollouts.distill.redact.escapes import ALNUM, decoded, encoded, starts_word
 from agent_rollouts.distill.redact.judging import is_wordy
 from agent_rollouts.distill.redact.numbers import PERSONAL, numbered
 from agent_rollouts.distill.redact.personal import is_distinctive
+from agent_rollouts.distill.redact.rows import walk_part
 from agent_rollouts.distill.redact.scan import Scope, look
 from agent_rollouts.distill.redact.spans import Span, settled
 
@@ -52,13 +53,29 @@ class Pass:
         self._scope, self._name = scope, name
         self._known: dict[bytes, str] = {}
         self._texts: dict[Key, _Text | None] = {}
+        self._changed: set[Key] = set()
         self._numbers: Counter[str] = Counter()
         self._placeholders: dict[str, tuple[str, bytes]] = {}
 
-    def note(self, text: str, context: str | None) -> str:
-        """Take a text in."""
+    def note(self, text: str, context: str | None) -> None:
+        """Take a text in, with what names it."""
         self._texts[text, context] = None
-        return text
+
+    def noted(self, column: str, value: Any) -> list[Key]:
+        """Take the texts of a part of a row in."""
+        keys: list[Key] = []
+
+        def visit(text: str, context: str | None) -> str:
+            keys.append((text, context))
+            return text
+
+        walk_part(column, value, visit)
+        self._texts.update(dict.fromkeys(keys))
+        return keys
+
+    def touched(self, keys: Iterable[Key]) -> bool:
+        """Whether `replace` changes one of these."""
+        return not self._changed.isdisjoint(keys)
 
     def run(self) -> None:
         """Find and replace in all that was noted."""
@@ -76,6 +93,7 @@ class Pass:
             for index in sorted(found):
                 text = self._texts[keys[index]] or _Text(keys[index][0])
                 self._texts[keys[index]] = text
+                self._changed.add(keys[index])
                 self._put(text, settled(found[index]))
                 data[index] = text.data
             wanted = sorted(found)

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent_rollouts.distill.redact.numbers import Numbers, mark_of, marked, name_of
 from agent_rollouts.distill.redact.passes import Pass
-from agent_rollouts.distill.redact.rows import Row, walk_row
+from agent_rollouts.distill.redact.rows import Row, parts_of, walk_part
 from agent_rollouts.distill.redact.rules import RULES, denied
 from agent_rollouts.distill.redact.scan import Scope
 
@@ -79,9 +79,23 @@ class Redactor:
     def row(self, row: Row) -> dict[str, Any]:
         """The row with every text redacted; messages, tools and the like may be objects or their JSON text."""
         pass_ = Pass(self._scope, self.name)
-        walk_row(row, pass_.note)
+        parts = []
+        for column, value in parts_of(row):
+            parts.append((column, value, pass_.noted(column, value)))
         pass_.run()
-        found = walk_row(row, lambda text, context: pass_.replace(text, context, self.placeholder))
+
+        def replace(text: str, context: str | None) -> str:
+            return pass_.replace(text, context, self.placeholder)
+
+        found = dict(row)
+        if messages := found.get("messages"):
+            found["messages"] = messages = []
+        for column, value, keys in parts:
+            new = walk_part(column, value, replace) if pass_.touched(keys) else value
+            if column == "messages" and messages is not None:
+                messages.append(new)
+            else:
+                found[column] = new
         return {**found, "redactions": dict(sorted(pass_.counts.items())), "redaction_policy": self.policy}
 
     def name(self, kind: str, value: bytes) -> str:

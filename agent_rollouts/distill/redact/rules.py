@@ -61,8 +61,7 @@ class Rules:
                     bucket = self.buckets.setdefault(head[:3].lower().encode(), [])
                     if rule not in bucket:
                         bucket.append(rule)
-                    # Two more letters of what follows keep words out that merely begin so.
-                    bound.append(re2.escape(head) + ("[A-Za-z0-9_+/-]{4}" if len(head) < 5 else ""))
+                    bound.append(re2.escape(head) + _ahead(body))
         for entry in source["rule"]:
             starts = entry.get("starts", [])
             pattern = expand(entry["pattern"])
@@ -148,6 +147,12 @@ class Rules:
             if match and match.end() > best[0]:
                 best = match.end(), kind
         return best[1]
+
+
+def _ahead(body: str) -> str:
+    """The first letters of what follows a token's head: they keep words out that merely begin so."""
+    first = re2.match(r"(\[[^\]]+\])\{([0-9]+)", body)
+    return f"{first[1]}{{{min(int(first[2]), 8)}}}" if first else ""
 
 
 def literal_start(start: str) -> bytes | None:
