@@ -1,0 +1,524 @@
+"""A second set of secrets and look-alikes: where agents meet them (files, logs, commands), and more vendors.
+
+Written from vendors' documents and the kinds that gitleaks and trufflehog name, without a look at the rules.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import string
+
+BASE62 = string.ascii_letters + string.digits
+BASE64 = BASE62 + "+/"
+URLSAFE = BASE62 + "-_"
+HEX = "0123456789abcdef"
+UPPER = string.ascii_uppercase + string.digits
+LOWER = string.ascii_lowercase + string.digits
+WORDS = "river stone copper maple falcon winter garden rocket silver ocean tiger lantern meadow breeze".split()
+
+
+class Maker:
+    """Draws letters."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+
+    def of(self, letters: str, length: int) -> str:
+        return "".join(self.rng.choices(letters, k=length))
+
+    def b62(self, length: int) -> str:
+        return self.of(BASE62, length)
+
+    def hex(self, length: int) -> str:
+        return self.of(HEX, length)
+
+    def b64(self, length: int) -> str:
+        return base64.b64encode(self.rng.randbytes(length)).decode()
+
+    def url64(self, data: bytes | int) -> str:
+        data = self.rng.randbytes(data) if isinstance(data, int) else data
+        return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+    def uuid(self) -> str:
+        return "-".join(self.hex(n) for n in (8, 4, 4, 4, 12))
+
+    def word(self) -> str:
+        return self.rng.choice(WORDS)
+
+    def human(self) -> str:
+        """A password as people make them: Maple!Tiger82, f4lcon_Stone7, r0cketGarden#19."""
+        a, b = self.word().capitalize(), self.word()
+        leet = a.replace("o", "0").replace("a", "4").replace("e", "3")
+        form = self.rng.choice(("{a}!{b}{n}", "{l}_{b}{n}", "{l}{b}#{n}", "{b}{n}{a}!", "{l}@{n}{b}"))
+        return form.format(a=a, b=b, l=leet, n=self.rng.randrange(10, 99))
+
+    def drawn(self) -> str:
+        """A password as a program makes them."""
+        return self.of(BASE62, 6) + self.rng.choice("!#%^*-_") + self.of(BASE62, 9) + self.rng.choice("0123456789")
+
+    def pem(self, kind: str, lines: int = 10, end: str = "\n") -> str:
+        body = end.join(self.of(BASE64, 64) for _ in range(lines))
+        return f"-----BEGIN {kind}-----{end}{body}{end}{self.of(BASE64, 30)}=={end}-----END {kind}-----"
+
+    def jwt(self, alg: str = "RS256", **claims: object) -> str:
+        head = self.url64(json.dumps({"alg": alg, "typ": "JWT", "kid": self.hex(8)}).encode())
+        body = self.url64(json.dumps({"iss": "acme", "sub": self.hex(12), **claims}).encode())
+        return f"{head}.{body}.{self.of(URLSAFE, 86 if alg == 'ES256' else 342 if alg == 'RS256' else 43)}"
+
+
+def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
+    """Kind → (text, the secret in it)."""
+    m = Maker(rng)
+    of, b62, hex_ = m.of, m.b62, m.hex
+    made: dict[str, tuple[str, str]] = {}
+
+    def add(kind: str, secret: str, text: str = "got {} back") -> None:
+        assert kind not in made, kind
+        made[kind] = (text.replace("{}", secret), secret)
+
+    # Vendors' tokens, as they stand in .env files, headers, code and logs
+    add("adafruit", "aio_" + b62(28), 'ADAFRUIT_IO_KEY = "{}"')
+    add("adobe secret", "p8e-" + b62(32))
+    add("authress", "sc_" + of(LOWER, 9) + "." + of(LOWER, 4) + ".acc-" + of(LOWER, 10) + "." + of(BASE64, 60))
+    add("castai", hex_(64), "CASTAI_API_TOKEN={}")
+    add("clickhouse cloud", "4b1d" + b62(38), "key secret: {}")
+    add("codecov", m.uuid(), "CODECOV_TOKEN: {}")
+    add("coinbase", of(BASE62, 64), "coinbase_api_secret = '{}'")
+    add("defined networking", "dnkey-" + of(UPPER, 26) + "-" + of(UPPER, 52))
+    add("dropbox short", "sl." + of(URLSAFE, 136), "DROPBOX_TOKEN={}")
+    add("fastly", of(URLSAFE, 32), "Fastly-Key: {}")
+    add("freemius", "sk_" + of(LOWER, 29), '"secret_key" => "{}"')
+    add("harness", "pat." + of(URLSAFE, 22) + "." + hex_(24) + "." + b62(20))
+    add("heroku new", "HRKU-AA" + of(URLSAFE, 58))
+    add("infracost", "ico-" + b62(32))
+    add("intra42", "s-s4t2ud-" + hex_(64))
+    add("maxmind", b62(6) + "_" + b62(29) + "_mmk", "AccountID 12\nLicenseKey {}")
+    add("perplexity", "pplx-" + hex_(48), "Authorization: Bearer {}")
+    add("rapidapi", hex_(10) + "msh" + hex_(15) + "p1" + hex_(6) + "jsn" + hex_(12), "X-RapidAPI-Key: {}")
+    add("settlemint", "sm_pat_" + b62(16))
+    add("sidekiq", f"{hex_(8)}:{hex_(8)}", "BUNDLE_ENTERPRISE__CONTRIBSYS__COM={}")
+    add("sumologic", b62(64), 'SUMO_ACCESS_KEY="{}"')
+    add("twitch", of(LOWER, 30), "TWITCH_CLIENT_SECRET={}")
+    add("zendesk", b62(40), "ZENDESK_API_TOKEN: {}")
+    add("github app key", m.pem("RSA PRIVATE KEY", end="\\n"), 'GITHUB_APP_PRIVATE_KEY="{}"')
+    add("github oauth in remote", "gho_" + b62(36), "origin  https://x-access-token:{}@github.com/acme/app.git (fetch)")
+    add("gitlab ci job", "glcbt-64_" + of(URLSAFE, 20), "CI_JOB_TOKEN={}")
+    add("gitlab runner", "glrt-" + of(URLSAFE, 20), '  token = "{}"')
+    add("gitlab deploy in remote", "gldt-" + of(URLSAFE, 20), "git clone https://gitlab+deploy-token-1:{}@gitlab.com/a/b.git")
+    add("gitlab routable", "glpat-" + of(URLSAFE, 27) + ".01." + of(LOWER, 9), "PRIVATE-TOKEN: {}")
+    add("bitbucket app password", "ATBB" + b62(24) + hex_(8).upper(), "https://build-bot:{}@bitbucket.org/acme/app.git")
+    add("azure devops in url", of("abcdefghijklmnopqrstuvwxyz234567", 52), "https://build:{}@dev.azure.com/acme/_git/app")
+    add("azure openai", hex_(32), "AZURE_OPENAI_API_KEY={}")
+    add("azure cosmos", m.b64(64), "AccountEndpoint=https://x.documents.azure.com:443/;AccountKey={};")
+    add("azure app config", m.b64(32), "Endpoint=https://x.azconfig.io;Id=ab-l0-s0:Q;Secret={}")
+    add("azure iot", m.b64(32), "HostName=x.azure-devices.net;DeviceId=d1;SharedAccessKey={}")
+    add("azure function", of(URLSAFE, 54) + "==", "https://x.azurewebsites.net/api/run?code={}")
+    add("azure sas blob", m.url64(32) + "%3D", "https://x.blob.core.windows.net/c/f?sp=r&st=2024-01-01&se=2025-01-01&spr=https&sv=2022-11-02&sr=b&sig={}")
+    add("aws config", of(BASE64, 40), "[default]\naws_access_key_id = AKIAQ7ZX3PLM2NV5TR6W\naws_secret_access_key = {}\n")
+    add("aws sts json", of(BASE64, 40), '"Credentials": {"AccessKeyId": "ASIAQ7ZX3PLM2NV5TR6W", "SecretAccessKey": "{}", "Expiration": "x"}')
+    add("aws session export", "FwoGZXIvYXdzE" + of(BASE64, 240) + "==", "export AWS_SESSION_TOKEN={}")
+    add("aws presigned", hex_(64), "https://b.s3.amazonaws.com/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires=3600&X-Amz-Signature={}")
+    add("aws js sdk", of(BASE64, 40), "new S3Client({ credentials: { accessKeyId: id, secretAccessKey: '{}' } })")
+    add("aws boto", of(BASE64, 40), 'boto3.client("s3", aws_secret_access_key="{}")')
+    add("aws ses smtp", "B" + of(BASE64, 43), "SMTP_PASSWORD={}")
+    add("gcp api key in url", "AIza" + of(URLSAFE, 35), "https://maps.googleapis.com/maps/api/js?key={}&callback=init")
+    add("gcp access token", "ya29.a0" + of(URLSAFE, 180), "$ gcloud auth print-access-token\n{}\n")
+    add("gcp refresh token", "1//0" + of(URLSAFE, 60), '"refresh_token": "{}"')
+    add("gcp hmac", of(BASE64, 40), "gs_secret_access_key = {}")
+    add("firebase fcm", "AAAA" + of(URLSAFE, 7) + ":APA91b" + of(URLSAFE, 134))
+    add("gemini", "AIza" + of(URLSAFE, 35), "genai.configure(api_key='{}')")
+    add("openai legacy", "sk-" + b62(48), 'openai.api_key = "{}"')
+    add("openai admin", "sk-admin-" + of(URLSAFE, 80))
+    add("openai masked log", "sk-proj-" + of(URLSAFE, 120), 'Incorrect API key provided: {}. You can find your key at')
+    add("anthropic oauth", "sk-ant-oat01-" + of(URLSAFE, 86) + "AA", '"accessToken":"{}"')
+    add("anthropic header", "sk-ant-api03-" + of(URLSAFE, 95), '-H "x-api-key: {}" -H "anthropic-version: 2023-06-01"')
+    add("anthropic admin", "sk-ant-admin01-" + of(URLSAFE, 86) + "AA")
+    add("hugging face cli", "hf_" + of(BASE62, 34), "huggingface-cli login --token {}")
+    add("groq go", "gsk_" + b62(52), 'client := groq.New("{}")')
+    add("xai env", "xai-" + b62(80), "XAI_API_KEY={}")
+    add("deepseek", "sk-" + hex_(32), "DEEPSEEK_API_KEY={}")
+    add("mistral yaml", b62(32), "mistral:\n  api_key: {}\n")
+    add("cohere env", b62(40), "CO_API_KEY={}")
+    add("replicate", "r8_" + b62(37), "REPLICATE_API_TOKEN={}")
+    add("together", hex_(64), "TOGETHER_API_KEY={}")
+    add("moonshot", "sk-" + b62(48), "MOONSHOT_API_KEY={}")
+    add("dashscope", "sk-" + hex_(32), "export DASHSCOPE_API_KEY='{}'")
+    add("zhipu", hex_(32) + "." + b62(16), "ZHIPUAI_API_KEY={}")
+    add("assemblyai", hex_(32), 'aai.settings.api_key = "{}"')
+    add("deepgram", hex_(40), "Authorization: Token {}")
+    add("elevenlabs", hex_(32), "xi-api-key: {}")
+    add("stability", "sk-" + b62(48), "STABILITY_KEY={}")
+    add("wandb legacy", hex_(40), "wandb login {}")
+    add("wandb netrc", hex_(40), "machine api.wandb.ai\n  login user\n  password {}\n")
+    add("comet", b62(25), "COMET_API_KEY={}")
+    add("pinecone", m.uuid(), 'pinecone.init(api_key="{}", environment="us-west1")')
+    add("qdrant", m.jwt("HS256", access="m"), "QDRANT_API_KEY={}")
+    add("langfuse", "sk-lf-" + m.uuid(), "LANGFUSE_SECRET_KEY={}")
+    add("serpapi", hex_(64), "https://serpapi.com/search?q=x&api_key={}")
+    add("tavily dev", "tvly-dev-" + b62(32))
+    add("stripe test", "sk_test_51" + b62(97), "Stripe.api_key = '{}'")
+    add("stripe restricted", "rk_test_51" + b62(97))
+    add("paypal", "E" + of(URLSAFE, 79), 'PAYPAL_CLIENT_SECRET="{}"')
+    add("paypal bearer", "A21AA" + of(URLSAFE, 90), "Authorization: Bearer {}")
+    add("square", "EAAA" + of(URLSAFE, 60), "SQUARE_ACCESS_TOKEN={}")
+    add("shopify secret", "shpss_" + hex_(32), "SHOPIFY_API_SECRET={}")
+    add("braintree", hex_(32), "BRAINTREE_PRIVATE_KEY={}")
+    add("twilio sid and token", hex_(32), f"client = Client('AC{hex_(32)}', '{{}}')")
+    add("twilio curl", hex_(32), f"curl -X POST https://api.twilio.com/x -u AC{hex_(32)}:{{}}")
+    add("sendgrid curl", "SG." + of(URLSAFE, 22) + "." + of(URLSAFE, 43), "--header 'Authorization: Bearer {}'")
+    add("mailgun curl", "key-" + hex_(32), "curl -s --user 'api:{}' https://api.mailgun.net/v3/x/messages")
+    add("mailgun new", f"{hex_(32)}-{hex_(8)}-{hex_(8)}")
+    add("mailchimp", hex_(32) + "-us6", "MAILCHIMP_API_KEY={}")
+    add("datadog app key", hex_(40), "DD_APP_KEY={}")
+    add("datadog header", hex_(32), "DD-API-KEY: {}")
+    add("new relic license", hex_(36) + "NRAL", "license_key: {}")
+    add("sentry dsn new", hex_(32), "SENTRY_DSN=https://{}@o123456.ingest.us.sentry.io/4506")
+    add("sentry auth", "sntryu_" + hex_(64), "[auth]\ntoken={}")
+    add("grafana service", "glsa_" + b62(32) + "_" + hex_(8), "curl -H 'Authorization: Bearer {}' http://g:3000/api")
+    add("grafana cloud", "glc_" + m.b64(90))
+    add("honeycomb", b62(22), "x-honeycomb-team: {}")
+    add("pagerduty", "u+" + of(URLSAFE, 18), "Authorization: Token token={}")
+    add("opsgenie", m.uuid(), "Authorization: GenieKey {}")
+    add("linear", "lin_api_" + b62(40), 'new LinearClient({ apiKey: "{}" })')
+    add("notion old", "secret_" + b62(43), "NOTION_TOKEN={}")
+    add("airtable old", "key" + b62(14), "AIRTABLE_API_KEY={}")
+    add("figma", "figd_" + of(URLSAFE, 40), "X-Figma-Token: {}")
+    add("jira basic", m.url64(f"ci-bot@acme.dev:ATATT3{b62(40)}".encode()), "Authorization: Basic {}")
+    add("asana", f"2/{of(string.digits, 16)}/{of(string.digits, 16)}:{hex_(32)}")
+    add("trello", "ATTA" + hex_(64) + hex_(8).upper(), "TRELLO_TOKEN={}")
+    add("telegram url", f"{rng.randrange(10**9, 10**10)}:AA{of(URLSAFE, 33)}", "https://api.telegram.org/bot{}/sendMessage")
+    add("discord bot env", f"MT{b62(24)}.G{b62(5)}.{of(URLSAFE, 38)}", "DISCORD_TOKEN={}")
+    add("discord webhook", f"{of(string.digits, 19)}/{of(URLSAFE, 68)}", "DISCORD_WEBHOOK=https://discord.com/api/webhooks/{}")
+    add("slack webhook json", f"T0{of(UPPER, 9)}/B0{of(UPPER, 9)}/{b62(24)}", '"url": "https://hooks.slack.com/services/{}"')
+    add("slack user", f"xoxp-{of(string.digits, 12)}-{of(string.digits, 12)}-{of(string.digits, 13)}-{hex_(32)}")
+    add("slack legacy signing", hex_(32), "SLACK_SIGNING_SECRET={}")
+    add("teams webhook", f"{m.uuid()}@{m.uuid()}/IncomingWebhook/{hex_(32)}/{m.uuid()}", "https://acme.webhook.office.com/webhookb2/{}")
+    add("zapier hook", f"{of(string.digits, 7)}/{of(LOWER, 7)}", "https://hooks.zapier.com/hooks/catch/{}/")
+    add("zoom", b62(32), "ZOOM_CLIENT_SECRET={}")
+    add("okta", "00" + of(URLSAFE, 40), "Authorization: SSWS {}")
+    add("auth0", of(URLSAFE, 64), "AUTH0_CLIENT_SECRET={}")
+    add("vault old", "s." + b62(24), "VAULT_TOKEN={}")
+    add("vault unseal", m.b64(33), "Unseal Key 1: {}")
+    add("vault approle", m.uuid(), "vault write auth/approle/login role_id=web secret_id={}")
+    add("consul", m.uuid(), "X-Consul-Token: {}")
+    add("nomad", m.uuid(), "NOMAD_TOKEN={}")
+    add("tfe credentials", b62(14) + ".atlasv1." + b62(60), 'credentials "app.terraform.io" {\n  token = "{}"\n}')
+    add("pulumi", "pul-" + hex_(40), "export PULUMI_ACCESS_TOKEN={}")
+    add("doppler service", "dp.st.prd." + b62(40), "DOPPLER_TOKEN={}")
+    add("snowflake", m.human(), 'snowflake.connector.connect(user="etl", password="{}", account="x")')
+    add("databricks cfg", "dapi" + hex_(32), "[DEFAULT]\nhost = https://x.cloud.databricks.com\ntoken = {}\n")
+    add("supabase service", m.jwt("HS256", role="service_role"), "SUPABASE_SERVICE_ROLE_KEY={}")
+    add("vercel", b62(24), "VERCEL_TOKEN={}")
+    add("vercel flag", b62(24), "vercel deploy --prod --token={}")
+    add("netlify", "nfp_" + b62(36), "NETLIFY_AUTH_TOKEN={}")
+    add("cloudflare global", hex_(37), "X-Auth-Key: {}")
+    add("cloudflare tunnel", m.url64(json.dumps({"a": hex_(32), "t": m.uuid(), "s": m.b64(32)}).encode()), "cloudflared tunnel run --token {}")
+    add("digitalocean", "dop_v1_" + hex_(64), 'provider "digitalocean" { token = "{}" }')
+    add("linode", hex_(64), "LINODE_TOKEN={}")
+    add("hetzner", b62(64), 'hcloud_token = "{}"')
+    add("ngrok", "2" + b62(26) + "_" + b62(21), "ngrok config add-authtoken {}")
+    add("npmrc password", m.b64(18), "//npm.acme.dev/:_password={}")
+    add("npmrc auth", m.b64(30), "_auth={}")
+    add("pypirc", "pypi-AgEIcHlwaS5vcmcC" + of(URLSAFE, 140), "[pypi]\nusername = __token__\npassword = {}\n")
+    add("twine env", m.human(), "TWINE_PASSWORD={}")
+    add("artifactory", "AKCp" + b62(69), "X-JFrog-Art-Api: {}")
+    add("artifactory identity", "cmVmdGtu" + b62(56), "curl -ubot:{} https://acme.jfrog.io/x")
+    add("docker config", base64.b64encode(f"ci:{m.drawn()}".encode()).decode(), '{\n\t"auths": {\n\t\t"ghcr.io": {\n\t\t\t"auth": "{}"\n\t\t}\n\t}\n}')
+    add("docker login", m.drawn(), "docker login -u ci -p {} registry.acme.dev")
+    add("crates credentials", "cio" + b62(32), '[registry]\ntoken = "{}"')
+    add("nuget", "oy2" + of(LOWER, 43), "dotnet nuget push x.nupkg --api-key {} --source nuget.org")
+    add("nuget config", m.drawn(), '<add key="ClearTextPassword" value="{}" />')
+    add("gem credentials", "rubygems_" + hex_(48), ":rubygems_api_key: {}")
+    add("maven settings", m.human(), "<server><id>c</id><username>ci</username><password>{}</password></server>")
+    add("gradle properties", m.human(), "signing.password={}")
+    add("android keystore", m.human(), 'storePassword "{}"')
+    add("fastlane", "-".join(of(string.ascii_lowercase, 4) for _ in range(4)), "FASTLANE_APPLE_APPLICATION_SPECIFIC_PASSWORD={}")
+    add("postman", f"PMAK-{hex_(24)}-{hex_(34)}", "X-Api-Key: {}")
+    add("launchdarkly", "sdk-" + m.uuid(), "LD_SDK_KEY={}")
+    add("algolia admin", hex_(32), "ALGOLIA_ADMIN_KEY={}")
+    add("mapbox secret", "sk.eyJ" + of(URLSAFE, 60) + "." + of(URLSAFE, 22), "MAPBOX_SECRET={}")
+    add("amplitude", hex_(32), "AMPLITUDE_SECRET_KEY={}")
+    add("segment", b62(32), 'writeKey: "{}"')
+    add("intercom", "dG9rO" + m.b64(40)[:55], "INTERCOM_TOKEN={}")
+    # Where agents meet them
+    add(".env export quoted", m.human(), "export DB_PASS='{}'\n")
+    add(".env with comment", m.drawn().replace("#", "_"), "REDIS_PASSWORD={}  # prod\n")
+    add("env output", m.human(), "SHELL=/bin/bash\nPWD=/app\nMYSQL_ROOT_PASSWORD={}\nHOME=/root\n")
+    add("windows set", m.human().replace("!", "_"), 'set DB_PASSWORD={}\r\n')
+    add("powershell env", m.drawn(), '$env:API_SECRET = "{}"')
+    add("compose environment", m.human(), "    environment:\n      POSTGRES_USER: app\n      POSTGRES_PASSWORD: {}\n")
+    add("compose list", m.human(), "    environment:\n      - MYSQL_PASSWORD={}\n      - TZ=UTC\n")
+    add("k8s secret data", base64.b64encode(m.drawn().encode()).decode(), "kind: Secret\nmetadata:\n  name: db\ndata:\n  password: {}\n")
+    add("k8s secret other key", base64.b64encode(m.human().encode()).decode(), "apiVersion: v1\nkind: Secret\ntype: Opaque\ndata:\n  db-pass: {}\n")
+    add("k8s stringData", m.human(), "kind: Secret\nstringData:\n  smtp_password: {}\n")
+    add("k8s get -o json", base64.b64encode(m.b62(32).encode()).decode(), '{"apiVersion": "v1", "data": {"api-token": "{}"}, "kind": "Secret"}')
+    add("kubectl create", m.human(), "kubectl create secret generic db --from-literal=password={}")
+    add("helm set", m.human().replace("!", "_"), "helm upgrade x ./x --set postgresql.auth.password={} --wait")
+    add("kubeconfig", m.jwt("RS256"), "users:\n- name: admin\n  user:\n    token: {}\n")
+    add("kubeconfig key data", base64.b64encode(m.pem("EC PRIVATE KEY", 3).encode()).decode(), "    client-key-data: {}\n")
+    add("terraform tfvars", m.human(), 'db_password = "{}"\n')
+    add("terraform state", m.drawn(), '"type": "random_password",\n"attributes": {"length": 16, "result": "{}", "special": true}')
+    add("terraform state db", m.drawn(), '"attributes": {"engine": "postgres", "password": "{}", "port": 5432}')
+    add("ansible vars", m.human(), "ansible_become_pass: {}\n")
+    add("ansible inventory", m.human(), "web1 ansible_host=10.0.0.4 ansible_user=root ansible_ssh_pass={}\n")
+    add("toml section", m.drawn(), '[database]\nuser = "app"\npassword = "{}"\n')
+    add("ini spaces", m.human(), "[mysqld]\nuser = app\npassword = {}\n")
+    add("my.cnf", m.drawn().replace("#", "_"), "[client]\nuser=root\npassword={}\n")
+    add("pgpass", m.human(), "db.acme.dev:5432:main:app:{}\n")
+    add("pgpass any", m.human(), "*:*:*:postgres:{}\n")
+    add("netrc lines", m.human(), "machine git.acme.dev\nlogin ci\npassword {}\n")
+    add("git credentials", m.b62(20), "https://ci:{}@git.acme.dev\n")
+    add("git remote -v", m.b62(24), "origin\thttps://oauth2:{}@git.acme.dev/a/b.git (push)")
+    add("postgres dsn", m.human().replace("#", "_").replace("@", "_"), "postgresql+asyncpg://app:{}@10.0.3.7:5432/main")
+    add("postgres keywords", m.human(), "host=db.acme.dev port=5432 dbname=main user=app password={} sslmode=require")
+    add("mysql dsn go", m.b62(14), '"app:{}@tcp(db.acme.dev:3306)/main?parseTime=true"')
+    add("mongodb", m.b62(18), "MONGO_URI=mongodb://root:{}@mongo:27017/admin?authSource=admin")
+    add("redis", m.hex(32), "REDIS_URL=rediss://default:{}@x.upstash.io:6379")
+    add("rabbitmq", m.b62(16), "amqps://svc:{}@rmq.acme.dev:5671/prod")
+    add("mssql", m.human(), "Data Source=tcp:db.acme.dev,1433;Initial Catalog=x;User ID=sa;Password={};Encrypt=True")
+    add("mssql pwd", m.human(), "DRIVER={ODBC Driver 18};SERVER=db;UID=sa;PWD={};TrustServerCertificate=yes")
+    add("oracle", m.b62(12), "sqlplus system/{}@//db.acme.dev:1521/ORCL")
+    add("jdbc user", m.human().replace("#", "_").replace("@", "_"), "jdbc:postgresql://db/x?user=app&password={}")
+    add("spring", m.human(), "spring.datasource.password={}\n")
+    add("spring yaml", m.human(), "spring:\n  datasource:\n    username: app\n    password: {}\n")
+    add("rails database.yml", m.drawn().replace("#", "_"), "production:\n  adapter: postgresql\n  password: {}\n")
+    add("rails master key", m.hex(32), "RAILS_MASTER_KEY={}")
+    add("django secret", "".join(m.of("abcdefghijklmnopqrstuvwxyz0123456789!@#$%^&*(-_=+)", 50)).replace("$", "a").replace("#", "b"), "SECRET_KEY = 'django-insecure-{}'")
+    add("flask", m.hex(48), 'app.secret_key = "{}"')
+    add("laravel", "base64:" + m.b64(32), "APP_KEY={}")
+    add("jwt secret", m.b62(48), "JWT_SECRET={}")
+    add("nextauth", m.b64(32), "NEXTAUTH_SECRET={}")
+    add("session js", m.drawn(), "app.use(session({ secret: '{}', resave: false }))")
+    add("wp-config", m.of(BASE62 + "!@%^&*()-_[]{}|;:,.<>?~+=".replace("{}", "").replace("<", "").replace(">", ""), 64), "define('AUTH_KEY', '{}');")
+    add("php define", m.human(), "define( 'DB_PASSWORD', '{}' );")
+    add("php array", m.human(), "'password' => '{}',")
+    add("python dict", m.human(), 'DATABASES = {"default": {"USER": "app", "PASSWORD": "{}"}}')
+    add("python kwarg", m.drawn(), 'paramiko.connect(host, username="root", password="{}")')
+    add("python tuple auth", m.human(), 'requests.get(url, auth=("admin", "{}"))')
+    add("python environ", m.b62(32), 'os.environ["STRIPE_WEBHOOK_SECRET"] = "{}"')
+    add("js object", m.human(), "mysql.createConnection({ host: 'db', user: 'app', password: '{}' })")
+    add("js header", m.b62(40), "headers: { 'X-Auth-Token': '{}' }")
+    add("go literal", m.b62(32), 'const apiToken = "{}"')
+    add("go struct", m.human(), 'Config{User: "app", Password: "{}"}')
+    add("rust literal", m.b62(40), 'let api_key: &str = "{}";')
+    add("java literal", m.drawn(), 'private static final String DB_PASSWORD = "{}";')
+    add("csharp appsettings", m.b62(44), '{"Jwt": {"Key": "{}", "Issuer": "acme"}}')
+    add("shell variable", m.drawn(), 'PASS="{}"\ncurl $URL')
+    add("ruby hash", m.human(), "password: '{}',")
+    add("curl bearer", m.of(URLSAFE, 43), "curl -H \"Authorization: Bearer {}\" https://x.dev")
+    add("curl data", m.human(), "curl -d '{\"username\":\"admin\",\"password\":\"{}\"}' https://x.dev/login".replace("{}", "\0").replace("\0", "{}"))
+    add("curl form", m.human().replace("#", "_").replace("@", "_").replace("!", "_"), "curl -d 'user=admin&password={}' https://x.dev/login")
+    add("curl cookie", m.hex(32), "curl -b 'session={}' https://x.dev")
+    add("http trace", m.jwt("RS256"), "> GET /v1 HTTP/1.1\n> Host: x.dev\n> authorization: Bearer {}\n> accept: */*\n< HTTP/1.1 200")
+    add("http basic trace", base64.b64encode(f"admin:{m.human()}".encode()).decode(), "* Server auth using Basic with user 'admin'\n> Authorization: Basic {}\n")
+    add("oauth response", m.of(URLSAFE, 60), '{"access_token":"{}","token_type":"Bearer","expires_in":3599}')
+    add("oauth refresh form", m.of(URLSAFE, 50), "grant_type=refresh_token&client_id=abc&refresh_token={}")
+    add("set-cookie", m.url64(40), "set-cookie: __Secure-next-auth.session-token={}; Path=/; HttpOnly; Secure")
+    add("cookie header rails", m.url64(60) + "--" + hex_(40), "Cookie: _acme_session={}; locale=en")
+    add("log line", m.human(), "2025-02-03 10:11:12 DEBUG auth: login user=admin password={} ok")
+    add("log token", m.b62(40), 'level=debug msg="refreshed" access_token={} ttl=3600')
+    add("log repr", m.drawn(), "Settings(db_host='db', db_password='{}', debug=True)")
+    add("prose", m.human(), "The admin password is {} for now.")
+    add("prose root", m.human(), "login with root / password: {}\n")
+    add("ssh key cut", m.pem("OPENSSH PRIVATE KEY", 24).rsplit("\n", 9)[0], "$ cat ~/.ssh/id_ed25519\n{}\n[output truncated]")
+    add("ssh key cut inside a line", m.pem("RSA PRIVATE KEY", 14)[:-260], "{}…")
+    add("ssh key tail", m.pem("RSA PRIVATE KEY", 12).split("\n", 3)[3], "$ tail -n 12 id_rsa\n{}\n")
+    add("pem escaped", m.pem("PRIVATE KEY", 16, "\\n"), '"private_key": "{}\\n", "client_email": "x"')
+    add("pem in yaml", m.pem("RSA PRIVATE KEY", 8, "\n    "), "tls:\n  key: |\n    {}\n")
+    add("pem quoted lines", m.pem("EC PRIVATE KEY", 3, '\\n" +\n    "'), 'String key = "{}";')
+    add("pem diff", m.pem("RSA PRIVATE KEY", 8, "\n+"), "+++ b/key.pem\n+{}\n")
+    add("pem base64 env", base64.b64encode(m.pem("RSA PRIVATE KEY", 6).encode()).decode(), "TLS_KEY_B64={}")
+    add("pgp", m.pem("PGP PRIVATE KEY BLOCK", 12), "gpg --export-secret-keys -a\n{}")
+    add("age", "AGE-SECRET-KEY-1" + of("QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L", 58), "# public key: age1x\n{}\n")
+    add("putty", "\n".join(m.of(BASE64, 64) for _ in range(3)), "PuTTY-User-Key-File-3: ssh-rsa\nEncryption: none\nPrivate-Lines: 3\n{}\nPrivate-MAC: x")
+    add("jwk", of(URLSAFE, 43), '{"kty":"EC","crv":"P-256","x":"a","y":"b","d":"{}"}')
+    add("ethereum key", "0x" + hex_(64), "PRIVATE_KEY={}")
+    add("wifi", m.human(), 'network={\n  ssid="home"\n  psk="{}"\n}')
+    add("wireguard psk", m.b64(32), "[Peer]\nPresharedKey = {}\n")
+    add("htpasswd bcrypt", "$2y$05$" + b62(53), "ci:{}")
+    add("shadow", "$6$" + b62(16) + "$" + b62(86), "root:{}:19000:0:99999:7:::")
+    add("ldap", m.human(), "ldapsearch -D cn=admin -w '{}' -b dc=acme")
+    add("openssl pass", m.b62(16), "openssl pkcs12 -in a.p12 -passin pass:{} -nodes")
+    add("psql env", m.human().replace("!", "_"), "PGPASSWORD={} psql -h db -U app main")
+    add("mysql --password", m.human(), "mysqldump --user=root --password={} main > x.sql")
+    add("redis-cli", m.hex(24), "redis-cli -h cache -a {} ping")
+    add("sshpass", m.human(), 'sshpass -p "{}" scp a root@h:/x')
+    add("echo sudo", m.human(), "echo '{}' | sudo -S apt install x")
+    add("create user", m.human().replace("#", "_"), "CREATE USER app WITH PASSWORD '{}';")
+    add("alter user", m.human(), "ALTER USER 'root'@'localhost' IDENTIFIED BY '{}';")
+    add("net use", m.human(), "net use Z: \\\\srv\\share /user:acme\\bob {}")
+    add("gh secret", m.b62(30), 'gh secret set DEPLOY_KEY --body "{}"')
+    add("aws configure", of(BASE64, 40), "AWS Secret Access Key [None]: {}\nDefault region name")
+    add("gradle cli", m.b62(24), "./gradlew publish -PossrhPassword={}")
+    add("mvn cli", m.b62(24), "mvn deploy -Dgpg.passphrase={}")
+    add("url query token", m.b62(32), "GET /hook?token={}&x=1 HTTP/1.1")
+    add("otp", of("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", 32), "otpauth://totp/acme:me?secret={}&issuer=acme")
+    add("smtp json", m.human(), '{"host":"smtp.acme.dev","port":587,"auth":{"user":"no","pass":"{}"}}')
+    add("xml attribute", m.human(), '<dataSource user="app" password="{}"/>')
+    add("web.config", m.human(), '<add name="x" connectionString="Server=db;Database=x;User Id=app;Password={};" />')
+    add("properties dotted", m.human(), "quarkus.datasource.reactive.password={}\n")
+    add("hcl vault", m.human(), 'resource "aws_db_instance" "x" {\n  username = "app"\n  password = "{}"\n}')
+    add("ci yaml variables", m.b62(36), 'variables:\n  SONAR_TOKEN: "{}"\n')
+    add("json api key camel", m.b62(32), '{"apiKey":"{}","region":"eu"}')
+    add("filezilla", base64.b64encode(m.human().encode()).decode(), '<User>a</User><Pass encoding="base64">{}</Pass>')
+    add("vscode sftp", m.human(), '"username": "root",\n"password": "{}",\n')
+    return made  # fmt: skip
+
+
+def look_alikes(rng: random.Random) -> dict[str, str]:
+    """Kind → text that must stay as it is."""
+    m = Maker(rng)
+    sha, sha256, uuid = m.hex(40), m.hex(64), m.uuid()
+    picture = base64.b64encode(b"\x89PNG\r\n\x1a\n" + rng.randbytes(300)).decode()
+    return {
+        "go.sum lines": f"github.com/a/b v1.2.3 h1:{m.b64(32)}\ngithub.com/a/b v1.2.3/go.mod h1:{m.b64(32)}",
+        "yarn lock v1": f'  resolved "https://registry.yarnpkg.com/a/-/a-1.0.0.tgz#{sha}"\n  integrity sha512-{m.b64(64)}',
+        "pnpm lock": f"    resolution: {{integrity: sha512-{m.b64(64)}}}",
+        "cargo lock": f'name = "serde"\nchecksum = "{sha256}"',
+        "poetry lock": f'    {{file = "a-1.0-py3-none-any.whl", hash = "sha256:{sha256}"}},',
+        "composer lock": f'"reference": "{sha}", "shasum": "{m.hex(40)}"',
+        "gemfile lock": f"  revision: {sha}\n  branch: main",
+        "nix hash": f'hash = "sha256-{m.b64(32)}";\nnarHash: "sha256-{m.b64(32)}"',
+        "sri tag": f'<script src="a.js" integrity="sha384-{m.b64(48)}" crossorigin="anonymous"></script>',
+        "docker images": f"app   latest   {m.hex(12)}   2 days ago   1.2GB\nDigest: sha256:{sha256}",
+        "docker ps": f"{m.hex(12)}   postgres:16   \"docker-entrypoint.s\"   Up 2 hours   5432/tcp   db",
+        "git log": f"* {sha[:8]} (HEAD -> main, origin/main) Add token refresh\n* {m.hex(8)} Fix password reset",
+        "git objects": f"tree {sha}\nparent {m.hex(40)}\n100644 blob {m.hex(40)}\tsrc/auth/token.py",
+        "git index": f"index {sha[:7]}..{m.hex(7)} 100644\n--- a/secrets.go\n+++ b/secrets.go",
+        "git format key": "gpg: Signature made Mon\ngpg:                using RSA key 4AEE18F83AFDEB23",
+        "cache key action": f"Cache restored from key: Linux-pip-{sha256}",
+        "pip freeze": "oauthlib==3.2.2\npasslib==1.7.4\npython-jose==3.3.0\ntoken-bucket==0.3.0",
+        "npm packages": "├── jsonwebtoken@9.0.2\n├── passport-local@1.0.0\n└── @types/jsonwebtoken@9.0.5",
+        "arn": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-AbCdEf",
+        "arn role": 'role_arn = "arn:aws:iam::210987654321:role/deploy-token-reader"',
+        "aws ids": "vpc-0a1b2c3d4e5f67890 subnet-0f9e8d7c6b5a43210 ami-0abcdef1234567890 sg-0123abcd4567ef890",
+        "k8s pods": "api-token-service-7d9f8b6c5d-x2x7k   1/1   Running   0   3d",
+        "k8s secret ref": "        valueFrom:\n          secretKeyRef:\n            name: postgres-credentials\n            key: postgres-password",
+        "k8s secret list": "NAME                  TYPE     DATA   AGE\ndb-credentials        Opaque   2      10d",
+        "k8s describe": "Data\n====\npassword:  16 bytes\ntoken:     1024 bytes",
+        "k8s service account": "serviceAccountName: token-reviewer\nautomountServiceAccountToken: false",
+        "terraform ref": "password = random_password.db.result\ntoken    = var.github_token\nsecret = local.secret_name",
+        "terraform data": 'password = data.vault_generic_secret.db.data["password"]',
+        "terraform plan": "+ password = (sensitive value)\n+ token    = (known after apply)\n~ secret_id = (sensitive value)",
+        "terraform variable": 'variable "db_password" {\n  type      = string\n  sensitive = true\n}',
+        "helm template": 'password: {{ .Values.auth.password | quote }}\ntoken: {{ include "x.token" . | b64enc }}',
+        "jinja": "db_password: \"{{ vault_db_password }}\"\napi_key: '{{ lookup(\"env\", \"API_KEY\") }}'",
+        "compose variable": "POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:?err}\nAPI_KEY=${API_KEY:-}",
+        "github actions": "password: ${{ secrets.DOCKERHUB_TOKEN }}\nwith:\n  token: ${{ github.token }}",
+        "masked log": "Using token: ***\npassword=******** api_key=[REDACTED] secret=<hidden>",
+        "masked partial": "Incorrect API key provided: sk-abcd****************************wxyz.",
+        "env names": "Missing required environment variables: DB_PASSWORD, JWT_SECRET, STRIPE_SECRET_KEY",
+        "env example": "DB_PASSWORD=\nJWT_SECRET=change_me_in_production\nAPI_KEY=your_api_key_here\nTOKEN=<token>",
+        "env example x": "OPENAI_API_KEY=sk-xxxxxxxxxxxxxxxxxxxx\nSLACK_BOT_TOKEN=xoxb-your-token\nGITHUB_TOKEN=ghp_xxxxxxxxxxxx",
+        "read env python": 'SECRET_KEY = os.environ.get("SECRET_KEY", "dev")\nTOKEN = config("TOKEN", default="")',
+        "read env js": "password: process.env.DB_PASSWORD!,\nconst { API_KEY: apiKey } = process.env;",
+        "read env go": 'password := os.Getenv("DB_PASSWORD")\napiKey, ok := os.LookupEnv("API_KEY")',
+        "read env rust": 'let api_key = std::env::var("API_KEY").expect("API_KEY must be set");',
+        "read env java": 'String password = System.getenv("DB_PASSWORD");\n@Value("${app.jwt.secret}") private String secret;',
+        "read env ruby": "secret_key_base: <%= ENV['SECRET_KEY_BASE'] %>\npassword: ENV.fetch('DB_PASSWORD')",
+        "read env php": "'password' => env('DB_PASSWORD', ''),\n$token = $_SERVER['HTTP_X_TOKEN'];",
+        "config call": "api_key = settings.OPENAI_API_KEY\nself.token = token or self._load_token()",
+        "vault call": 'secret = client.secrets.kv.v2.read_secret_version(path="db")["data"]["data"]["password"]',
+        "getpass": 'password = getpass.getpass("Password: ")\ntoken = input("Token: ")',
+        "hash call": "password_hash = bcrypt.hashpw(password.encode(), bcrypt.gensalt())\ntoken = secrets.token_urlsafe(32)",
+        "compare": 'if token != expected_token or not hmac.compare_digest(password, user.password_hash):',
+        "ts interface": "interface Props { apiKey: string; token?: Token; password: Ref<string>; secret: Buffer | null }",
+        "zod": "password: z.string().min(8).max(128), token: z.string().uuid().optional()",
+        "prisma": "model Session {\n  sessionToken String @unique\n  refresh_token String? @db.Text\n}",
+        "graphql": "mutation Login($email: String!, $password: String!) { login(email: $email, password: $password) { token } }",
+        "openapi": "password:\n  type: string\n  format: password\n  minLength: 8\ntoken:\n  $ref: '#/components/schemas/Token'",
+        "proto": "message LoginRequest { string user = 1; string password = 2; bytes session_key = 3; }",
+        "dataclass": "password: str | None = None\napi_key: Optional[str] = field(default=None, repr=False)",
+        "java fields": "private String password;\npublic void setToken(final String token) { this.token = token; }",
+        "csharp": "public string Password { get; set; } = string.Empty;\nawait GetTokenAsync(cancellationToken: token);",
+        "c code": "static int parse_token(token_t *token, const char *key) { return token->type == KEY_NONE; }",
+        "parser tokens": "Token(type=IDENT, value='password'), Token(type=OP, value='='), Token(type=NAME, value='secret')",
+        "tokenizer": 'tokens: ["Ġthe", "Ġsecret", "▁pass", "##word"], token_ids=[101, 7592, 2088, 102]',
+        "model usage": '"usage": {"prompt_tokens": 1234, "completion_tokens": 567, "cache_read_input_tokens": 89012}',
+        "keyboard": "if (event.key === 'Enter' || e.key == \"ArrowDown\") key={item.id} accessKey=\"s\"",
+        "react keys": "<Item key={`row-${index}`} token={token} onPassword={handlePassword} />",
+        "sort keys": 'sort_key="created_at", partition_key: user_id, primaryKey: "id", foreignKey: "account_id"',
+        "i18n": '"auth.password.reset": "Passwort zurücksetzen", "token_expired": "Votre jeton a expiré", "secret": "Geheimnis"',
+        "labels": '<label for="password">Password:</label> <input name="api_key" placeholder="Paste your API key">',
+        "error messages": "Error: invalid token: expected ident\nAuthenticationError: password authentication failed for user \"app\"",
+        "help text": "  --token TOKEN        API token (default: $API_TOKEN)\n  --password-stdin     read the password from stdin",
+        "docs sentence": "Set the password: use at least twelve characters. The token is stored in the keychain.",
+        "docs curl": "curl -H 'Authorization: Bearer $TOKEN' -u user:password -H 'X-Api-Key: YOUR_API_KEY' https://api.example.com",
+        "docs jwt": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.<signature>",
+        "docs connection": "postgresql://user:password@localhost:5432/mydb mysql://root:root@127.0.0.1/test redis://localhost:6379",
+        "docs dsn": "mongodb://<username>:<password>@<host>/<db> amqp://guest:guest@localhost:5672/",
+        "test password": 'client.post("/login", json={"username": "test", "password": "password123"})',
+        "test fixture": 'token = "test-token"; api_key="fake-api-key"; secret = "mysecret"; password="wrong-password"',
+        "test ids": "tests/test_auth.py::test_password_reset[token-expired-401] PASSED",
+        "test names": "✓ returns 401 when token is missing (12 ms)\n✕ rejects password shorter than 8 (3 ms)",
+        "request ids": f'request_id={uuid} trace_id={m.hex(32)} span_id={m.hex(16)} x-amz-request-id: {m.of(UPPER, 16)}',
+        "correlation header": f"x-request-id: {uuid}\ncf-ray: {m.hex(16)}-FRA\netag: \"{m.hex(32)}\"",
+        "event ids": f'{{"event_id": "evt_{m.b62(24)}", "customer": "cus_{m.b62(14)}", "object": "payment_intent"}}',
+        "stripe publishable": f"pk_test_{m.b62(24)} price_{m.b62(24)} prod_{m.b62(14)}",
+        "chat ids": f'"id": "chatcmpl-{m.b62(29)}", "system_fingerprint": "fp_{m.hex(10)}", "id": "call_{m.b62(24)}"',
+        "response ids": f'"id": "resp_{m.hex(48)}", "item_id": "msg_{m.hex(48)}", "fc_{m.hex(40)}"',
+        "session ids": f"Session: {uuid}\n\"sessionId\": \"{uuid}\", \"parentUuid\": \"{m.uuid()}\"",
+        "object ids": f'{{"_id": "{m.hex(24)}", "user": ObjectId("{m.hex(24)}"), "key": "{uuid}"}}',
+        "data picture": f"background: url(data:image/png;base64,{picture})",
+        "base64 png": f'{{"type": "image", "data": "{picture}"}}',
+        "svg path": 'd="M12 2C6.48 2 2 6.48 2 12s4.48 10 10 10 10-4.48 10-10S17.52 2 12 2zm0 18c-4.41 0-8"',
+        "source map": '//# sourceMappingURL=data:application/json;base64,eyJ2ZXJzaW9uIjozLCJzb3VyY2VzIjpbXX0=',
+        "minified": "!function(e,t){t.token=e.key,e.secret||(e.password=t.pass)}(a,b);var c=o.apiKey||i.token,s=r.auth(c)",
+        "webpack chunk": f"main.{m.hex(20)}.js  vendors~app.{m.hex(8)}.chunk.css  token.{m.hex(8)}.js",
+        "css": ".password-input:focus{border-color:#4a90e2}.token--keyword{color:#c678dd}#api-key-form{margin:0 auto}",
+        "class chain": "com.acme.auth.oauth2.TokenAuthenticationProvider.authenticate(TokenAuthenticationProvider.java:88)",
+        "python dotted": "google.oauth2.service_account.Credentials.from_service_account_info(info)",
+        "rails path": "app/controllers/passwords_controller.rb app/models/api_key.rb spec/requests/tokens_spec.rb",
+        "import path": "import { token } from '@/lib/auth/token'; from app.core.security import create_access_token",
+        "secret regexes": r"(?i)(api[_-]?key|secret|password)\s*[:=]\s*['\"]?[A-Za-z0-9/+=]{16,}" + r"  AKIA[0-9A-Z]{16}  ghp_[A-Za-z0-9]{36}",
+        "secret regex py": "re.compile(r'sk-[a-zA-Z0-9]{20,}')\nSLACK = r'xox[baprs]-[0-9a-zA-Z-]{10,}'",
+        "password rule": "const PASSWORD_RE = /^(?=.*[a-z])(?=.*\\d)(?=.*[@$!%*?&]).{8,}$/;",
+        "public key": f"-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A{m.of(BASE64, 32)}\n-----END PUBLIC KEY-----",
+        "certificate": f"-----BEGIN CERTIFICATE-----\nMIID{m.of(BASE64, 60)}\n{m.of(BASE64, 64)}\n-----END CERTIFICATE-----",
+        "ssh known host": f"github.com ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{m.of(BASE64, 43)}",
+        "authorized keys": f"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQ{m.of(BASE64, 200)} me@host",
+        "ssh fingerprint": f"SHA256:{m.of(BASE64, 43)} no comment (ED25519)\nMD5:{':'.join(m.hex(2) for _ in range(16))}",
+        "key check": "if header.startswith('-----BEGIN RSA PRIVATE KEY-----'): raise ValueError('private key')",
+        "openssl cmd": "openssl genrsa -out key.pem 2048 && openssl req -new -key key.pem -out csr.pem",
+        "ssh keygen": "ssh-keygen -t ed25519 -C deploy -f ~/.ssh/id_ed25519 -N ''",
+        "shell read": 'read -s -p "Password: " PASSWORD; export TOKEN=$(gcloud auth print-access-token)',
+        "shell cat": 'export DB_PASSWORD="$(cat /run/secrets/db_password)"\ncurl -u "$USER:$(pass show x)" $URL',
+        "aws cli": "aws secretsmanager get-secret-value --secret-id prod/db/password --query SecretString",
+        "gh cli": "gh secret list\ngh auth token\ngh secret set API_TOKEN < token.txt",
+        "docker secrets": "docker run --env-file .env -e DB_PASSWORD -v /run/secrets:/run/secrets:ro app",
+        "sql": "SELECT id, password_hash, token FROM users WHERE token = $1 AND api_key IS NOT NULL;",
+        "sql migration": "ALTER TABLE users ADD COLUMN api_key varchar(64) DEFAULT NULL; CREATE INDEX ix_token ON t (token);",
+        "html csrf": '<meta name="csrf-param" content="authenticity_token">\n<input type="password" id="pwd">',
+        "oauth scopes": "scope=openid+profile+email&response_type=code&grant_type=authorization_code&client_id=web-app",
+        "oauth urls": '"token_endpoint": "https://accounts.acme.dev/oauth2/v1/token", "token_type": "Bearer"',
+        "yaml keys": "key: value\nsecretName: tls-cert\ntokenSecretRef: {name: cloudflare, key: api-token}",
+        "json schema": '"password": {"type": "string", "writeOnly": true}, "required": ["token", "apiKey"]',
+        "pass counters": "PASS: 12  FAIL: 0\npassed=12 bypass=False compass: north passthrough: true",
+        "constants": "const KEY_LENGTH = 32; TOKEN_TTL_SECONDS=3600; MAX_PASSWORD_LENGTH: 128; AUTH_TOKEN_HEADER = 'X-Auth-Token'",
+        "enum": "enum TokenType { ACCESS = 'access', REFRESH = 'refresh' } AUTH_METHOD_PASSWORD = 'password'",
+        "storage keys": "localStorage.getItem('auth_token'); const TOKEN_KEY = 'app.auth.token'; SESSION_KEY: 'user_session'",
+        "redis keys": 'cache_key = f"user:{user_id}:token"; key="session:12345:refresh"',
+        "feature flags": 'feature_key: "new-checkout-flow", config_key="enable_password_login_v2"',
+        "file names": "secrets.yaml credentials.json id_rsa.pub .npmrc token.json service-account.json password.txt",
+        "versions": "key@1.2.3 token==2.0.1 v1.25.3+k3s1 openssl 3.0.13 python3.11-dev 2:8.2.3995-1ubuntu2.17",
+        "numbers": "0x7ffee4b0a8c0 0xdeadbeef 1700000000000 6.02214076e23 3.141592653589793238462643",
+        "addresses": "127.0.0.1:5432 10.244.0.17 172.17.0.2 192.168.49.2 169.254.169.254 ::1 fe80::1",
+        "mac and time": "02:42:ac:11:00:02 2025-01-02T03:04:05.678901Z 00:11:22:33:44:55",
+        "timings": "real 0m3.210s user 0m1.002s; 98.7% 1.2GiB/3.8GiB token/s: 45.2 tokens/sec",
+        "jupyter": f'"cell_type": "code", "id": "{m.hex(8)}", "execution_count": 12, "outputs": []',
+        "xcode ids": f"{m.of('0123456789ABCDEF', 24)} /* Token.swift in Sources */ = {{isa = PBXBuildFile; }};",
+        "guid sln": f'Project("{{{uuid.upper()}}}") = "Auth.Token", "Auth.Token.csproj"',
+        "solidity address": f"0x{m.hex(40)} owner() onlyOwner token.transfer(msg.sender, amount)",
+        "tx hash": f"transactionHash: 0x{m.hex(64)} blockNumber: 123",
+        "css modules": f"styles_password__{m.b62(5)} Button_token__{m.b62(5)} _input_{m.of(LOWER, 5)}_12",
+        "protein": ">sp|P69905\nMVLSPADKTNVKAAWGKVGAHAGEYGAEALERMFLSFPTTKTYFPHFDLSHGSAQVKGHG",
+        "hex dump": "00000000  7f 45 4c 46 02 01 01 00  00 00 00 00 00 00 00 00  |.ELF............|",
+        "assembly": "mov rax, qword ptr [rip + 0x2004e1]\ncall 0x401136 <check_password+0x12>",
+        "emails of bots": "Co-Authored-By: Claude <noreply@anthropic.com>\nSigned-off-by: dependabot[bot] <support@github.com>",
+        "scp address": "git@github.com:acme/app.git ssh://git@gitlab.com/acme/app deploy@example.com",
+        "decorators": "@app.get('/token')\n@router.post(\"/password\")\n@auth.login_required",
+        "handles": "@acme/token-utils@^2.1.0 @scope/secret.js user@host:~/app$ pytest@latest",
+        "user folders": "/home/user/app /Users/runner/work /home/node /home/vscode C:\\Users\\Public /home/ubuntu/.ssh",
+    }  # fmt: skip
