@@ -106,20 +106,44 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("github oauth in remote", "gho_" + b62(36), "origin  https://x-access-token:{}@github.com/acme/app.git (fetch)")
     add("gitlab ci job", "glcbt-64_" + of(URLSAFE, 20), "CI_JOB_TOKEN={}")
     add("gitlab runner", "glrt-" + of(URLSAFE, 20), '  token = "{}"')
-    add("gitlab deploy in remote", "gldt-" + of(URLSAFE, 20), "git clone https://gitlab+deploy-token-1:{}@gitlab.com/a/b.git")
+    add(
+        "gitlab deploy in remote",
+        "gldt-" + of(URLSAFE, 20),
+        "git clone https://gitlab+deploy-token-1:{}@gitlab.com/a/b.git",
+    )
     add("gitlab routable", "glpat-" + of(URLSAFE, 27) + ".01." + of(LOWER, 9), "PRIVATE-TOKEN: {}")
     add("bitbucket app password", "ATBB" + b62(24) + hex_(8).upper(), "https://build-bot:{}@bitbucket.org/acme/app.git")
-    add("azure devops in url", of("abcdefghijklmnopqrstuvwxyz234567", 52), "https://build:{}@dev.azure.com/acme/_git/app")
+    add(
+        "azure devops in url",
+        of("abcdefghijklmnopqrstuvwxyz234567", 52),
+        "https://build:{}@dev.azure.com/acme/_git/app",
+    )
     add("azure openai", hex_(32), "AZURE_OPENAI_API_KEY={}")
     add("azure cosmos", m.b64(64), "AccountEndpoint=https://x.documents.azure.com:443/;AccountKey={};")
     add("azure app config", m.b64(32), "Endpoint=https://x.azconfig.io;Id=ab-l0-s0:Q;Secret={}")
     add("azure iot", m.b64(32), "HostName=x.azure-devices.net;DeviceId=d1;SharedAccessKey={}")
     add("azure function", of(URLSAFE, 54) + "==", "https://x.azurewebsites.net/api/run?code={}")
-    add("azure sas blob", m.url64(32) + "%3D", "https://x.blob.core.windows.net/c/f?sp=r&st=2024-01-01&se=2025-01-01&spr=https&sv=2022-11-02&sr=b&sig={}")
-    add("aws config", of(BASE64, 40), "[default]\naws_access_key_id = AKIAQ7ZX3PLM2NV5TR6W\naws_secret_access_key = {}\n")
-    add("aws sts json", of(BASE64, 40), '"Credentials": {"AccessKeyId": "ASIAQ7ZX3PLM2NV5TR6W", "SecretAccessKey": "{}", "Expiration": "x"}')
+    add(
+        "azure sas blob",
+        m.url64(32) + "%3D",
+        "https://x.blob.core.windows.net/c/f?sp=r&st=2024-01-01&se=2025-01-01&spr=https&sv=2022-11-02&sr=b&sig={}",
+    )
+    add(
+        "aws config",
+        of(BASE64, 40),
+        "[default]\naws_access_key_id = AKIAQ7ZX3PLM2NV5TR6W\naws_secret_access_key = {}\n",
+    )
+    add(
+        "aws sts json",
+        of(BASE64, 40),
+        '"Credentials": {"AccessKeyId": "ASIAQ7ZX3PLM2NV5TR6W", "SecretAccessKey": "{}", "Expiration": "x"}',
+    )
     add("aws session export", "FwoGZXIvYXdzE" + of(BASE64, 240) + "==", "export AWS_SESSION_TOKEN={}")
-    add("aws presigned", hex_(64), "https://b.s3.amazonaws.com/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires=3600&X-Amz-Signature={}")
+    add(
+        "aws presigned",
+        hex_(64),
+        "https://b.s3.amazonaws.com/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires=3600&X-Amz-Signature={}",
+    )
     add("aws js sdk", of(BASE64, 40), "new S3Client({ credentials: { accessKeyId: id, secretAccessKey: '{}' } })")
     add("aws boto", of(BASE64, 40), 'boto3.client("s3", aws_secret_access_key="{}")')
     add("aws ses smtp", "B" + of(BASE64, 43), "SMTP_PASSWORD={}")
@@ -131,7 +155,7 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("gemini", "AIza" + of(URLSAFE, 35), "genai.configure(api_key='{}')")
     add("openai legacy", "sk-" + b62(48), 'openai.api_key = "{}"')
     add("openai admin", "sk-admin-" + of(URLSAFE, 80))
-    add("openai masked log", "sk-proj-" + of(URLSAFE, 120), 'Incorrect API key provided: {}. You can find your key at')
+    add("openai masked log", "sk-proj-" + of(URLSAFE, 120), "Incorrect API key provided: {}. You can find your key at")
     add("anthropic oauth", "sk-ant-oat01-" + of(URLSAFE, 86) + "AA", '"accessToken":"{}"')
     add("anthropic header", "sk-ant-api03-" + of(URLSAFE, 95), '-H "x-api-key: {}" -H "anthropic-version: 2023-06-01"')
     add("anthropic admin", "sk-ant-admin01-" + of(URLSAFE, 86) + "AA")
@@ -188,13 +212,29 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("jira basic", m.url64(f"ci-bot@acme.dev:ATATT3{b62(40)}".encode()), "Authorization: Basic {}")
     add("asana", f"2/{of(string.digits, 16)}/{of(string.digits, 16)}:{hex_(32)}")
     add("trello", "ATTA" + hex_(64) + hex_(8).upper(), "TRELLO_TOKEN={}")
-    add("telegram url", f"{rng.randrange(10**9, 10**10)}:AA{of(URLSAFE, 33)}", "https://api.telegram.org/bot{}/sendMessage")
+    add(
+        "telegram url",
+        f"{rng.randrange(10**9, 10**10)}:AA{of(URLSAFE, 33)}",
+        "https://api.telegram.org/bot{}/sendMessage",
+    )
     add("discord bot env", f"MT{b62(24)}.G{b62(5)}.{of(URLSAFE, 38)}", "DISCORD_TOKEN={}")
-    add("discord webhook", f"{of(string.digits, 19)}/{of(URLSAFE, 68)}", "DISCORD_WEBHOOK=https://discord.com/api/webhooks/{}")
-    add("slack webhook json", f"T0{of(UPPER, 9)}/B0{of(UPPER, 9)}/{b62(24)}", '"url": "https://hooks.slack.com/services/{}"')
+    add(
+        "discord webhook",
+        f"{of(string.digits, 19)}/{of(URLSAFE, 68)}",
+        "DISCORD_WEBHOOK=https://discord.com/api/webhooks/{}",
+    )
+    add(
+        "slack webhook json",
+        f"T0{of(UPPER, 9)}/B0{of(UPPER, 9)}/{b62(24)}",
+        '"url": "https://hooks.slack.com/services/{}"',
+    )
     add("slack user", f"xoxp-{of(string.digits, 12)}-{of(string.digits, 12)}-{of(string.digits, 13)}-{hex_(32)}")
     add("slack legacy signing", hex_(32), "SLACK_SIGNING_SECRET={}")
-    add("teams webhook", f"{m.uuid()}@{m.uuid()}/IncomingWebhook/{hex_(32)}/{m.uuid()}", "https://acme.webhook.office.com/webhookb2/{}")
+    add(
+        "teams webhook",
+        f"{m.uuid()}@{m.uuid()}/IncomingWebhook/{hex_(32)}/{m.uuid()}",
+        "https://acme.webhook.office.com/webhookb2/{}",
+    )
     add("zapier hook", f"{of(string.digits, 7)}/{of(LOWER, 7)}", "https://hooks.zapier.com/hooks/catch/{}/")
     add("zoom", b62(32), "ZOOM_CLIENT_SECRET={}")
     add("okta", "00" + of(URLSAFE, 40), "Authorization: SSWS {}")
@@ -214,7 +254,11 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("vercel flag", b62(24), "vercel deploy --prod --token={}")
     add("netlify", "nfp_" + b62(36), "NETLIFY_AUTH_TOKEN={}")
     add("cloudflare global", hex_(37), "X-Auth-Key: {}")
-    add("cloudflare tunnel", m.url64(json.dumps({"a": hex_(32), "t": m.uuid(), "s": m.b64(32)}).encode()), "cloudflared tunnel run --token {}")
+    add(
+        "cloudflare tunnel",
+        m.url64(json.dumps({"a": hex_(32), "t": m.uuid(), "s": m.b64(32)}).encode()),
+        "cloudflared tunnel run --token {}",
+    )
     add("digitalocean", "dop_v1_" + hex_(64), 'provider "digitalocean" { token = "{}" }')
     add("linode", hex_(64), "LINODE_TOKEN={}")
     add("hetzner", b62(64), 'hcloud_token = "{}"')
@@ -225,7 +269,11 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("twine env", m.human(), "TWINE_PASSWORD={}")
     add("artifactory", "AKCp" + b62(69), "X-JFrog-Art-Api: {}")
     add("artifactory identity", "cmVmdGtu" + b62(56), "curl -ubot:{} https://acme.jfrog.io/x")
-    add("docker config", base64.b64encode(f"ci:{m.drawn()}".encode()).decode(), '{\n\t"auths": {\n\t\t"ghcr.io": {\n\t\t\t"auth": "{}"\n\t\t}\n\t}\n}')
+    add(
+        "docker config",
+        base64.b64encode(f"ci:{m.drawn()}".encode()).decode(),
+        '{\n\t"auths": {\n\t\t"ghcr.io": {\n\t\t\t"auth": "{}"\n\t\t}\n\t}\n}',
+    )
     add("docker login", m.drawn(), "docker login -u ci -p {} registry.acme.dev")
     add("crates credentials", "cio" + b62(32), '[registry]\ntoken = "{}"')
     add("nuget", "oy2" + of(LOWER, 43), "dotnet nuget push x.nupkg --api-key {} --source nuget.org")
@@ -234,7 +282,11 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("maven settings", m.human(), "<server><id>c</id><username>ci</username><password>{}</password></server>")
     add("gradle properties", m.human(), "signing.password={}")
     add("android keystore", m.human(), 'storePassword "{}"')
-    add("fastlane", "-".join(of(string.ascii_lowercase, 4) for _ in range(4)), "FASTLANE_APPLE_APPLICATION_SPECIFIC_PASSWORD={}")
+    add(
+        "fastlane",
+        "-".join(of(string.ascii_lowercase, 4) for _ in range(4)),
+        "FASTLANE_APPLE_APPLICATION_SPECIFIC_PASSWORD={}",
+    )
     add("postman", f"PMAK-{hex_(24)}-{hex_(34)}", "X-Api-Key: {}")
     add("launchdarkly", "sdk-" + m.uuid(), "LD_SDK_KEY={}")
     add("algolia admin", hex_(32), "ALGOLIA_ADMIN_KEY={}")
@@ -246,20 +298,40 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add(".env export quoted", m.human(), "export DB_PASS='{}'\n")
     add(".env with comment", m.drawn().replace("#", "_"), "REDIS_PASSWORD={}  # prod\n")
     add("env output", m.human(), "SHELL=/bin/bash\nPWD=/app\nMYSQL_ROOT_PASSWORD={}\nHOME=/root\n")
-    add("windows set", m.human().replace("!", "_"), 'set DB_PASSWORD={}\r\n')
+    add("windows set", m.human().replace("!", "_"), "set DB_PASSWORD={}\r\n")
     add("powershell env", m.drawn(), '$env:API_SECRET = "{}"')
     add("compose environment", m.human(), "    environment:\n      POSTGRES_USER: app\n      POSTGRES_PASSWORD: {}\n")
     add("compose list", m.human(), "    environment:\n      - MYSQL_PASSWORD={}\n      - TZ=UTC\n")
-    add("k8s secret data", base64.b64encode(m.drawn().encode()).decode(), "kind: Secret\nmetadata:\n  name: db\ndata:\n  password: {}\n")
-    add("k8s secret other key", base64.b64encode(m.human().encode()).decode(), "apiVersion: v1\nkind: Secret\ntype: Opaque\ndata:\n  db-pass: {}\n")
+    add(
+        "k8s secret data",
+        base64.b64encode(m.drawn().encode()).decode(),
+        "kind: Secret\nmetadata:\n  name: db\ndata:\n  password: {}\n",
+    )
+    add(
+        "k8s secret other key",
+        base64.b64encode(m.human().encode()).decode(),
+        "apiVersion: v1\nkind: Secret\ntype: Opaque\ndata:\n  db-pass: {}\n",
+    )
     add("k8s stringData", m.human(), "kind: Secret\nstringData:\n  smtp_password: {}\n")
-    add("k8s get -o json", base64.b64encode(m.b62(32).encode()).decode(), '{"apiVersion": "v1", "data": {"api-token": "{}"}, "kind": "Secret"}')
+    add(
+        "k8s get -o json",
+        base64.b64encode(m.b62(32).encode()).decode(),
+        '{"apiVersion": "v1", "data": {"api-token": "{}"}, "kind": "Secret"}',
+    )
     add("kubectl create", m.human(), "kubectl create secret generic db --from-literal=password={}")
     add("helm set", m.human().replace("!", "_"), "helm upgrade x ./x --set postgresql.auth.password={} --wait")
     add("kubeconfig", m.jwt("RS256"), "users:\n- name: admin\n  user:\n    token: {}\n")
-    add("kubeconfig key data", base64.b64encode(m.pem("EC PRIVATE KEY", 3).encode()).decode(), "    client-key-data: {}\n")
+    add(
+        "kubeconfig key data",
+        base64.b64encode(m.pem("EC PRIVATE KEY", 3).encode()).decode(),
+        "    client-key-data: {}\n",
+    )
     add("terraform tfvars", m.human(), 'db_password = "{}"\n')
-    add("terraform state", m.drawn(), '"type": "random_password",\n"attributes": {"length": 16, "result": "{}", "special": true}')
+    add(
+        "terraform state",
+        m.drawn(),
+        '"type": "random_password",\n"attributes": {"length": 16, "result": "{}", "special": true}',
+    )
     add("terraform state db", m.drawn(), '"attributes": {"engine": "postgres", "password": "{}", "port": 5432}')
     add("ansible vars", m.human(), "ansible_become_pass: {}\n")
     add("ansible inventory", m.human(), "web1 ansible_host=10.0.0.4 ansible_user=root ansible_ssh_pass={}\n")
@@ -285,13 +357,21 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("spring yaml", m.human(), "spring:\n  datasource:\n    username: app\n    password: {}\n")
     add("rails database.yml", m.drawn().replace("#", "_"), "production:\n  adapter: postgresql\n  password: {}\n")
     add("rails master key", m.hex(32), "RAILS_MASTER_KEY={}")
-    add("django secret", "".join(m.of("abcdefghijklmnopqrstuvwxyz0123456789!@#$%^&*(-_=+)", 50)).replace("$", "a").replace("#", "b"), "SECRET_KEY = 'django-insecure-{}'")
+    add(
+        "django secret",
+        "".join(m.of("abcdefghijklmnopqrstuvwxyz0123456789!@#$%^&*(-_=+)", 50)).replace("$", "a").replace("#", "b"),
+        "SECRET_KEY = 'django-insecure-{}'",
+    )
     add("flask", m.hex(48), 'app.secret_key = "{}"')
     add("laravel", "base64:" + m.b64(32), "APP_KEY={}")
     add("jwt secret", m.b62(48), "JWT_SECRET={}")
     add("nextauth", m.b64(32), "NEXTAUTH_SECRET={}")
     add("session js", m.drawn(), "app.use(session({ secret: '{}', resave: false }))")
-    add("wp-config", m.of(BASE62 + "!@%^&*()-_[]{}|;:,.<>?~+=".replace("{}", "").replace("<", "").replace(">", ""), 64), "define('AUTH_KEY', '{}');")
+    add(
+        "wp-config",
+        m.of(BASE62 + "!@%^&*()-_[]{}|;:,.<>?~+=".replace("{}", "").replace("<", "").replace(">", ""), 64),
+        "define('AUTH_KEY', '{}');",
+    )
     add("php define", m.human(), "define( 'DB_PASSWORD', '{}' );")
     add("php array", m.human(), "'password' => '{}',")
     add("python dict", m.human(), 'DATABASES = {"default": {"USER": "app", "PASSWORD": "{}"}}')
@@ -307,12 +387,28 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("csharp appsettings", m.b62(44), '{"Jwt": {"Key": "{}", "Issuer": "acme"}}')
     add("shell variable", m.drawn(), 'PASS="{}"\ncurl $URL')
     add("ruby hash", m.human(), "password: '{}',")
-    add("curl bearer", m.of(URLSAFE, 43), "curl -H \"Authorization: Bearer {}\" https://x.dev")
-    add("curl data", m.human(), "curl -d '{\"username\":\"admin\",\"password\":\"{}\"}' https://x.dev/login".replace("{}", "\0").replace("\0", "{}"))
-    add("curl form", m.human().replace("#", "_").replace("@", "_").replace("!", "_"), "curl -d 'user=admin&password={}' https://x.dev/login")
+    add("curl bearer", m.of(URLSAFE, 43), 'curl -H "Authorization: Bearer {}" https://x.dev')
+    add(
+        "curl data",
+        m.human(),
+        'curl -d \'{"username":"admin","password":"{}"}\' https://x.dev/login'.replace("{}", "\0").replace("\0", "{}"),
+    )
+    add(
+        "curl form",
+        m.human().replace("#", "_").replace("@", "_").replace("!", "_"),
+        "curl -d 'user=admin&password={}' https://x.dev/login",
+    )
     add("curl cookie", m.hex(32), "curl -b 'session={}' https://x.dev")
-    add("http trace", m.jwt("RS256"), "> GET /v1 HTTP/1.1\n> Host: x.dev\n> authorization: Bearer {}\n> accept: */*\n< HTTP/1.1 200")
-    add("http basic trace", base64.b64encode(f"admin:{m.human()}".encode()).decode(), "* Server auth using Basic with user 'admin'\n> Authorization: Basic {}\n")
+    add(
+        "http trace",
+        m.jwt("RS256"),
+        "> GET /v1 HTTP/1.1\n> Host: x.dev\n> authorization: Bearer {}\n> accept: */*\n< HTTP/1.1 200",
+    )
+    add(
+        "http basic trace",
+        base64.b64encode(f"admin:{m.human()}".encode()).decode(),
+        "* Server auth using Basic with user 'admin'\n> Authorization: Basic {}\n",
+    )
     add("oauth response", m.of(URLSAFE, 60), '{"access_token":"{}","token_type":"Bearer","expires_in":3599}')
     add("oauth refresh form", m.of(URLSAFE, 50), "grant_type=refresh_token&client_id=abc&refresh_token={}")
     add("set-cookie", m.url64(40), "set-cookie: __Secure-next-auth.session-token={}; Path=/; HttpOnly; Secure")
@@ -322,7 +418,11 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("log repr", m.drawn(), "Settings(db_host='db', db_password='{}', debug=True)")
     add("prose", m.human(), "The admin password is {} for now.")
     add("prose root", m.human(), "login with root / password: {}\n")
-    add("ssh key cut", m.pem("OPENSSH PRIVATE KEY", 24).rsplit("\n", 9)[0], "$ cat ~/.ssh/id_ed25519\n{}\n[output truncated]")
+    add(
+        "ssh key cut",
+        m.pem("OPENSSH PRIVATE KEY", 24).rsplit("\n", 9)[0],
+        "$ cat ~/.ssh/id_ed25519\n{}\n[output truncated]",
+    )
     add("ssh key cut inside a line", m.pem("RSA PRIVATE KEY", 14)[:-260], "{}…")
     add("ssh key tail", m.pem("RSA PRIVATE KEY", 12).split("\n", 3)[3], "$ tail -n 12 id_rsa\n{}\n")
     add("pem escaped", m.pem("PRIVATE KEY", 16, "\\n"), '"private_key": "{}\\n", "client_email": "x"')
@@ -332,7 +432,11 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("pem base64 env", base64.b64encode(m.pem("RSA PRIVATE KEY", 6).encode()).decode(), "TLS_KEY_B64={}")
     add("pgp", m.pem("PGP PRIVATE KEY BLOCK", 12), "gpg --export-secret-keys -a\n{}")
     add("age", "AGE-SECRET-KEY-1" + of("QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L", 58), "# public key: age1x\n{}\n")
-    add("putty", "\n".join(m.of(BASE64, 64) for _ in range(3)), "PuTTY-User-Key-File-3: ssh-rsa\nEncryption: none\nPrivate-Lines: 3\n{}\nPrivate-MAC: x")
+    add(
+        "putty",
+        "\n".join(m.of(BASE64, 64) for _ in range(3)),
+        "PuTTY-User-Key-File-3: ssh-rsa\nEncryption: none\nPrivate-Lines: 3\n{}\nPrivate-MAC: x",
+    )
     add("jwk", of(URLSAFE, 43), '{"kty":"EC","crv":"P-256","x":"a","y":"b","d":"{}"}')
     add("ethereum key", "0x" + hex_(64), "PRIVATE_KEY={}")
     add("wifi", m.human(), 'network={\n  ssid="home"\n  psk="{}"\n}')

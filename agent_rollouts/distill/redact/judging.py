@@ -20,6 +20,16 @@ def is_token(value: bytes, body: bytes) -> bool:
     return sum(48 <= byte <= 57 for byte in body) >= 2 or body.isupper() or not is_wordy(body)
 
 
+def _is_quoted(value: bytes) -> bool:
+    """Whether a literal of code is a password."""
+    return (
+        len(value) >= 5
+        and not is_placeholder(value)
+        and not shipped().code.search(value)
+        and _is_password(value, "quoted", b"", False)
+    )
+
+
 def is_jwt(value: bytes) -> bool:
     """Whether the first part is a header of JOSE, or the second one more JSON."""
     rules = shipped()
@@ -96,7 +106,8 @@ def _is_password(value: bytes, style: str, after: bytes, is_env: bool) -> bool:
     letters = any(byte in ALNUM and not 48 <= byte <= 57 for byte in value)
     plain = all(byte in WORD or byte >= 128 for byte in value)
     if style == "prose":
-        return len(value) >= 8 and digits and letters and (not plain or not is_wordy(value))
+        numbers = sum(48 <= byte <= 57 for byte in value)
+        return len(value) >= 8 and letters and numbers >= 2 and not rules.named.match(value)
     if plain:
         if is_env or style == "flag":
             return (digits and (letters or len(value) >= 6)) or len(value) >= 12 or not is_wordy(value)
@@ -170,6 +181,7 @@ CHECKS: dict[str, Callable[[bytes], bool]] = {
     "session": _is_session,
     "password": _is_url_password,
     "flag": _is_flag,
+    "quoted": _is_quoted,
     "bearer": _is_bearer,
 }
 
@@ -192,8 +204,17 @@ def is_placeholder(value: bytes) -> bool:
 def is_wordy(value: bytes) -> bool:
     """Whether eight of ten letters stand in words (three of a case) or numbers; of drawn letters four of ten do."""
     letters = sum(byte in ALNUM for byte in value)
-    words = shipped().long_words if len(value) >= 20 else shipped().words
-    return 10 * sum(map(len, words.findall(value))) >= 8 * letters
+    words = (shipped().long_words if len(value) >= 20 else shipped().words).findall(value)
+    if 10 * sum(map(len, words)) < 8 * letters:
+        return False
+    return not (len(value) >= 20 and value.isalnum() and (value.islower() or value.isupper()) and _is_drawn(value))
+
+
+def _is_drawn(value: bytes) -> bool:
+    """Whether letters of one case with digits among them do not follow each other as in words."""
+    runs = shipped().runs.findall(value.lower())
+    pairs = [run[at : at + 2] for run in runs for at in range(len(run) - 1)]
+    return len(runs) >= 3 and 10 * sum(pair in shipped().pairs for pair in pairs) < 6 * len(pairs)
 
 
 def _entropy(value: bytes) -> float:

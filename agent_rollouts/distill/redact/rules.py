@@ -100,6 +100,7 @@ class Rules:
         self.values = compiled(stays["values"])
         self.parts = compiled(stays["parts"])
         self.token_parts = compiled(stays["token_parts"])
+        self.pairs = frozenset(pair.encode() for pair in stays["pairs"].split())
         self.examples = frozenset(example.encode() for example in stays["examples"])
         pii = source["pii"]
         self.personal = compiled("|".join((pii["home"] + pii["home_name"], pii["email"], pii["ipv4"], pii["ipv6"])))
@@ -116,6 +117,8 @@ class Rules:
         self.bare = compiled(r"[^\s\"'`\\<>,;]+(?:,[^\s\"'`\\<>,;]+)*")
         self.long_words = compiled(r"[A-Z]?[a-z]{4,}|[A-Z]{4,}|\bv?[0-9]+\b")
         self.words = compiled(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}|\bv?[0-9]+\b")
+        self.runs = compiled(r"[a-z]+")
+        self.named = compiled(r"(?i)(?:base|sha|md|utf|ascii|hmac|aes|rsa|bcrypt|argon|oauth|http|v)-?[0-9]+")
         self.dotted = compiled(r"[A-Za-z_$][\w$]*(?:(?:\??\.|::|->)[A-Za-z_$][\w$]*)+(?:[!?]|\[.*)?")
         self.code = compiled(
             r"^(?:\\+u[0-9a-f]{4})+$|\(\)|=>|\(\?|\\[dws]|\[a-z|\[A-Z|\[0-9|^\^|\.\*|\$\{|\{\{|\}\}|&&|\|\||://[^:@]*$|^data:|^sha[0-9]+[-:]|^<|>$|::"

@@ -119,7 +119,7 @@ def _tokens(data: bytes, at: int, end: int) -> Iterator[Span]:
     first = data[at]
     starts = [at]
     if first == 92:
-        starts = [at + 6] if data[at + 1] == 117 else [at + 2]
+        starts = [at + 6] if data[at + 1] == 117 else [at, at + 2]
     elif first == 37:
         starts = [at + 3]
     elif first == 95:
@@ -211,9 +211,11 @@ def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
     before = data[max(0, at - 60) : at]
     head = len(before) - len(before.rstrip(NAME))
     begin = after_escape(data, at - head) if head < 60 else at
-    name = data[begin:end]
-    name = name[: len(name) - len(name.lstrip(NAME))].strip(b".-_")
-    between = data[begin + len(name) : end]
+    whole = data[begin:end]
+    whole = whole[: len(whole) - len(whole.lstrip(NAME))]
+    name = whole.strip(b".-_")
+    between = data[begin + len(whole) : end]
+    begin += len(whole) - len(whole.lstrip(b".-_"))
     if (begin and data[begin - 1] in b"[$") and rules.placeholder.match(data, begin - 1):
         return
     if data[end - 1] in QUOTES and b"," in between:
