@@ -219,6 +219,8 @@ def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
     if (begin and data[begin - 1] in b"[$") and rules.placeholder.match(data, begin - 1):
         return
     if data[end - 1] in QUOTES and b"," in between:
+        if data[max(0, begin - 12) : begin].rstrip(b"\\\"'` ")[-1:] not in b"([{-":
+            return  # an item of a list beside another one
         end -= 1
         while data[end - 1] == 92:
             end -= 1
