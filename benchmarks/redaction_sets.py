@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """A second set of secrets and look-alikes: where agents meet them (files, logs, commands), and more vendors.
 
 Written from vendors' documents and the kinds that gitleaks and trufflehog name, without a look at the rules.
@@ -16,7 +17,22 @@ URLSAFE = BASE62 + "-_"
 HEX = "0123456789abcdef"
 UPPER = string.ascii_uppercase + string.digits
 LOWER = string.ascii_lowercase + string.digits
-WORDS = "river stone copper maple falcon winter garden rocket silver ocean tiger lantern meadow breeze".split()
+WORDS = [
+    "river",
+    "stone",
+    "copper",
+    "maple",
+    "falcon",
+    "winter",
+    "garden",
+    "rocket",
+    "silver",
+    "ocean",
+    "tiger",
+    "lantern",
+    "meadow",
+    "breeze",
+]
 
 
 class Maker:
@@ -78,6 +94,7 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
         assert kind not in made, kind
         made[kind] = (text.replace("{}", secret), secret)
 
+    # fmt: off
     # Vendors' tokens, as they stand in .env files, headers, code and logs
     add("adafruit", "aio_" + b62(28), 'ADAFRUIT_IO_KEY = "{}"')
     add("adobe secret", "p8e-" + b62(32))

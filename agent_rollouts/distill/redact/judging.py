@@ -80,7 +80,7 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
     if value.lower() in name.lower():
         return False
     is_env = style == "env" and name.isupper()
-    if name.lower() == b"pass" and style in ("yaml", "bare", "prose"):
+    if name.lower() == b"pass" and style in ("yaml", "prose"):
         return False  # --- PASS: TestLogin
     if kind == "PASSWORD" or (kind == "SECRET" and style in ("quoted", "env") and not value.isalnum()):
         if _is_password(value, style, after, is_env):

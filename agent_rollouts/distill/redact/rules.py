@@ -114,14 +114,18 @@ class Rules:
         self.any = compiled(b"|".join(scan.pattern for scan in scans))
 
         self.placeholder = compiled(r"\[[A-Z][A-Z0-9_]*_[0-9]+\]")
-        self.bare = compiled(r"[^\s\"'`\\<>,;]+(?:,[^\s\"'`\\<>,;]+)*")
+        self.bare = compiled(r"[^\s\x00\"'`\\<>,;]+(?:,[^\s\x00\"'`\\<>,;]+)*")
+        self.wrapper = compiled(
+            r"(?:Some|Ok|String::from|Secret(?:Str|String)?(?:::new|::from)?|Buffer\.from|Zeroizing::new|new SecureString)"
+            r"\((?:\\*[\"'])"
+        )
         self.long_words = compiled(r"[A-Z]?[a-z]{4,}|[A-Z]{4,}|\bv?[0-9]+\b")
         self.words = compiled(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}|\bv?[0-9]+\b")
         self.runs = compiled(r"[a-z]+")
         self.named = compiled(r"(?i)(?:base|sha|md|utf|ascii|hmac|aes|rsa|bcrypt|argon|oauth|http|v)-?[0-9]+")
         self.dotted = compiled(r"[A-Za-z_$][\w$]*(?:(?:\??\.|::|->)[A-Za-z_$][\w$]*)+(?:[!?]|\[.*)?")
         self.code = compiled(
-            r"^(?:\\+u[0-9a-f]{4})+$|\(\)|=>|\(\?|\\[dws]|\[a-z|\[A-Z|\[0-9|^\^|\.\*|\$\{|\{\{|\}\}|&&|\|\||://[^:@]*$|^data:|^sha[0-9]+[-:]|^<|>$|::"
+            r"^(?:\\+u[0-9a-f]{4})+$|^![A-Za-z]+$|^/\^|\(\)|=>|\(\?|\\[dws]|\[a-z|\[A-Z|\[0-9|^\^|\.\*|\$\{|\{\{|\}\}|&&|\|\||://[^:@]*$|^data:|^sha[0-9]+[-:]|^<|>$|::"
         )
         self.path = compiled(
             r"(?:\.{0,2}/|~/|@/|[A-Za-z]:[\\/])[\w.@~-]+(?:[/.]|$)|[a-z0-9_.-]+/[a-z0-9_./-]+\.[a-z]{2,4}$|https?://"

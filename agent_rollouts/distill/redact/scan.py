@@ -208,6 +208,8 @@ def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
     rules = shipped()
     if end == len(data) or data[end] in b"=~(){}[]<>,;$|":
         return
+    if rules.wrapper.match(data, end):  # Some("…")
+        end = data.index(b"(", end) + 1
     before = data[max(0, at - 60) : at]
     head = len(before) - len(before.rstrip(NAME))
     begin = after_escape(data, at - head) if head < 60 else at
@@ -216,6 +218,8 @@ def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
     name = whole.strip(b".-_")
     between = data[begin + len(whole) : end]
     begin += len(whole) - len(whole.lstrip(b".-_"))
+    if data[max(0, begin - 9) : begin] == b"checksum/":
+        return  # Helm's annotation of what changed
     if (begin and data[begin - 1] in b"[$") and rules.placeholder.match(data, begin - 1):
         return
     if data[end - 1] in QUOTES and b"," in between:
@@ -232,7 +236,7 @@ def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
         style = "element"
     elif separator.endswith((b"is", b"is:")):
         style = "prose"
-    elif begin >= 2 and data[begin - 2 : begin] == b"--" and not separator:
+    elif begin and data[begin - 1] == 45 and not separator:
         style = "flag"
     elif begin and data[begin - 1] in b"?&;":
         style = "query"
@@ -249,7 +253,13 @@ def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
         return
     if not quoted and separator[:1] in (b'"', b"\\") and value.isdigit():
         return  # a number in JSON must stay one
-    kind = judged(data[max(at, begin) : end], name, unnumbered(value), "quoted" if quoted else style, after)
+    kind = judged(
+        data[at if data[at] == 45 else max(at, begin) : end],
+        name,
+        unnumbered(value),
+        "quoted" if quoted else style,
+        after,
+    )
     if kind is not None:
         yield Span(start, stop, kind, 3)
 
@@ -290,7 +300,7 @@ def _value(data: bytes, at: int, style: str) -> tuple[int, int, bool]:
         style != "element"
         and stop > at
         and data[stop - 1] in b".,:)]}!?"
-        and not (data[stop - 1] in b"!?" and style == "env")
+        and not (data[stop - 1] in b"!?" and style in ("env", "bare", "flag"))
     ):
         stop -= 1
     return at, stop, False
