@@ -55,7 +55,7 @@ def judged(found: bytes, name: bytes, value: bytes, style: str, after: bytes) ->
     rules = shipped()
     if (
         len(value) < 5
-        or (style in ("bare", "yaml") and value.isalpha() and len(value) < 16)
+        or (style in ("bare", "yaml") and value.replace(b"_", b"").isalpha() and len(value) < 32)
         or rules.stays.search(rules.hump.sub(rb"\1_\2", name))
     ):
         return None
@@ -74,10 +74,11 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
         (value[0] in b"$%{[(<*&!|" and style not in ("env", "query", "flag", "yaml"))
         or b"(" in value
         or value[0] in b"$[{(|"
+        or rules.indexed.fullmatch(value)
         or (rules.dotted.fullmatch(value) and sum(48 <= byte <= 57 for byte in value) < 2)
     ):
         return False
-    if value.lower() in name.lower():
+    if value.lower().replace(b"-", b"_") in name.lower().replace(b"-", b"_"):
         return False
     is_env = style == "env" and name.isupper()
     if name.lower() == b"pass" and style in ("yaml", "prose"):

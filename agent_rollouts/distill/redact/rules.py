@@ -116,8 +116,8 @@ class Rules:
         self.placeholder = compiled(r"\[[A-Z][A-Z0-9_]*_[0-9]+\]")
         self.bare = compiled(r"[^\s\x00\"'`\\<>,;]+(?:,[^\s\x00\"'`\\<>,;]+)*")
         self.wrapper = compiled(
-            r"(?:Some|Ok|String::from|Secret(?:Str|String)?(?:::new|::from)?|Buffer\.from|Zeroizing::new|new SecureString)"
-            r"\((?:\\*[\"'])"
+            r"(?:Some|Ok|String::from|Secret(?:Str|String)?(?:::new|::from)?|Buffer\.from|Zeroizing::new|"
+            r"new SecureString)\((?:\\*[\"'])"
         )
         self.long_words = compiled(r"[A-Z]?[a-z]{4,}|[A-Z]{4,}|\bv?[0-9]+\b")
         self.words = compiled(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}|\bv?[0-9]+\b")
@@ -125,8 +125,9 @@ class Rules:
         self.named = compiled(r"(?i)(?:base|sha|md|utf|ascii|hmac|aes|rsa|bcrypt|argon|oauth|http|v)-?[0-9]+")
         self.dotted = compiled(r"[A-Za-z_$][\w$]*(?:(?:\??\.|::|->)[A-Za-z_$][\w$]*)+(?:[!?]|\[.*)?")
         self.code = compiled(
-            r"^(?:\\+u[0-9a-f]{4})+$|^![A-Za-z]+$|^/\^|\(\)|=>|\(\?|\\[dws]|\[a-z|\[A-Z|\[0-9|^\^|\.\*|\$\{|\{\{|\}\}|&&|\|\||://[^:@]*$|^data:|^sha[0-9]+[-:]|^<|>$|::"
+            r"^(?:\\+u[0-9a-f]{4})+$|^![A-Za-z]+$|^/\^|^\{[A-Za-z_ -]+\}$|^[A-Za-z_$][\w$]*\.[A-Za-z_$][\w$.]*=|^[a-z_]+=(?:[Tt]rue|[Ff]alse|None)|a-zA-Z|A-Za-z|0-9a-zA|\(\)|=>|\(\?|\\[dwsb.(|]|\[a-z|\[A-Z|\[0-9|^\^|\.\*|\$\{|\{\{|\}\}|&&|\|\||://[^:@]*$|^data:|^sha[0-9]+[-:]|^<|>$|::"
         )
+        self.indexed = compiled(r"[A-Za-z_][\w.]*\[.*")
         self.path = compiled(
             r"(?:\.{0,2}/|~/|@/|[A-Za-z]:[\\/])[\w.@~-]+(?:[/.]|$)|[a-z0-9_.-]+/[a-z0-9_./-]+\.[a-z]{2,4}$|https?://"
         )

@@ -155,6 +155,9 @@ def _checked(data: bytes, at: int, rule: Rule) -> Iterator[Span]:
     if rule.check == "token":
         if end < len(data) and data[end] in ALNUM:
             return
+        before = data[max(0, start - 40) : start]
+        if before[-1:] in (b"+", b"/") and len(before) == 40 and _BASE64.issuperset(before):
+            return  # in the midst of base64
         body = data[start + rule.head(data, start) : end]
         if not is_token(value, body):
             return
@@ -173,7 +176,8 @@ def _cookies(start: int, value: bytes) -> Iterator[Span]:
     at = start
     for pair in value.split(b";"):
         name, _, content = pair.partition(b"=")
-        if len(content) >= 8 and not is_placeholder(content) and not is_wordy(content):
+        drawn = any(48 <= byte <= 57 for byte in content) and not is_wordy(content)
+        if len(content) >= 8 and drawn and not is_placeholder(content):
             begin = at + len(name) + 1
             yield Span(begin, begin + len(content.rstrip()), "COOKIE", 2)
         at += len(pair) + 1
@@ -206,7 +210,7 @@ def _key_block(data: bytes, start: int, end: int) -> Iterator[Span]:
 def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
     """NAME = VALUE: what names it, how it stands there, and whether it is a literal."""
     rules = shipped()
-    if end == len(data) or data[end] in b"=~(){}[]<>,;$|":
+    if end == len(data) or data[end] in b"=~(){}[]<>,;$|:":
         return
     if rules.wrapper.match(data, end):  # Some("…")
         end = data.index(b"(", end) + 1
