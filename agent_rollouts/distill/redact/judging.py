@@ -68,13 +68,14 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
     rules = shipped()
     if len(value) < 5 or is_placeholder(value) or rules.code.search(value):
         return False
-    if any(byte <= 32 for byte in value):
+    if any(byte <= 32 for byte in value) or rules.identifier.fullmatch(value):
         return False
     if style != "quoted" and (
         (value[0] in b"$%{[(<*&!|" and style not in ("env", "query", "flag", "yaml"))
         or b"(" in value
         or value[0] in b"$[{(|"
         or rules.indexed.fullmatch(value)
+        or rules.constant.fullmatch(value)
         or (rules.dotted.fullmatch(value) and sum(48 <= byte <= 57 for byte in value) < 2)
     ):
         return False
@@ -90,7 +91,9 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
             return False
     strong = rules.strong.search(name) is not None or kind == "AWS_SECRET_KEY"
     least = 16 if not strong or style == "prose" else 8 if kind == "SECRET" or style in ("env", "quoted") else 10
-    if len(value) < least or (not strong and (rules.hash.fullmatch(value) or rules.uuid.fullmatch(value))):
+    if len(value) < least or (
+        not strong and (value.isalpha() or rules.hash.fullmatch(value) or rules.uuid.fullmatch(value))
+    ):
         return False
     if rules.date.match(value) or (rules.path.match(value) and (len(value) < 32 or is_wordy(value))):
         return False
