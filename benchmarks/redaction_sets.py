@@ -485,7 +485,127 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("json api key camel", m.b62(32), '{"apiKey":"{}","region":"eu"}')
     add("filezilla", base64.b64encode(m.human().encode()).decode(), '<User>a</User><Pass encoding="base64">{}</Pass>')
     add("vscode sftp", m.human(), '"username": "root",\n"password": "{}",\n')
-    return made  # fmt: skip
+    # Unseen when the rules had been mended after the kinds above
+    add("argv list", m.human(), 'subprocess.run(["mysql", "-u", "root", "--password={}", "main"])')
+    add("argv list split", b62(32), 'subprocess.run(["tool", "--api-key", "{}"])')
+    add("systemd", b62(40), "[Service]\nEnvironment=GITEA_TOKEN={}\nExecStart=/x")
+    add("systemd quoted", m.human(), 'Environment="DB_PASSWORD={}"')
+    add("crontab", b62(32), "*/5 * * * * API_KEY={} /usr/bin/job")
+    add("dockerfile env", b62(36), "ENV NPM_TOKEN={}\nRUN npm ci")
+    add("dockerfile arg", m.human(), "ARG DB_PASSWORD={}")
+    add("docker inspect", m.human(), '"Env": ["PATH=/bin", "POSTGRES_PASSWORD={}", "LANG=C"]')
+    add("printenv null", b62(40), "TERM=xterm\0SECRET_TOKEN={}\0HOME=/root")
+    add("declare -x", m.human(), 'declare -x PGPASSWORD="{}"\n')
+    add("fish", b62(32), "set -gx OPENROUTER_KEY {}\n")
+    add("direnv", b62(32), 'export STRIPE_SECRET="{}"')
+    add("nix", m.human(), 'services.x.password = "{}";')
+    add("elixir", b62(64), 'config :app, AppWeb.Endpoint, secret_key_base: "{}"')
+    add("clojure", m.human(), '{:dbtype "postgresql" :user "app" :password "{}"}')
+    add("lua nginx", b62(32), 'proxy_set_header X-Api-Key "{}";')
+    add("kotlin", m.human(), 'val password = "{}"')
+    add("swift", b62(39), 'let apiKey: String = "{}"')
+    add("dart", b62(39), "static const String apiKey = '{}';")
+    add("scala", m.human(), 'val dbPassword: String = "{}"')
+    add("perl", m.human(), "my $password = '{}';")
+    add("r", b62(40), 'Sys.setenv(OPENAI_API_KEY = "{}")')
+    add("matlab-like upper const", hex_(32), 'API_SECRET = "{}"  # TODO remove')
+    add("c define", b62(32), '#define API_TOKEN "{}"')
+    add("arduino wifi", m.human(), 'const char* WIFI_PASSWORD = "{}";')
+    add("cpp", m.human(), 'conn.setPassword("{}");')
+    add("cypress json", m.human(), '{"env": {"ADMIN_PASSWORD": "{}"}}')
+    add("vite", b62(40), "VITE_SUPABASE_SERVICE_KEY={}")
+    add("har", m.jwt("ES256"), '{"name": "authorization", "value": "Bearer {}"}')
+    add("python headers repr", m.jwt("HS256"), "{'Accept': '*/*', 'Authorization': 'Bearer {}'}")
+    add("rust debug", b62(32), 'Config { host: "x", api_key: Some("{}"), port: 1 }')
+    add("go %+v", m.human(), "{Host:db Port:5432 User:app Password:{} SSL:false}")
+    add("slog", b62(40), 'msg=login token={} user=a')
+    add("traceback url", b62(16), "sqlalchemy.exc.OperationalError: could not connect postgresql://app:{}@10.1.2.3/main")
+    add("websocket url", m.jwt("HS256"), "wss://x.dev/socket?token={}&v=2")
+    add("ftp", m.human().replace("#","_").replace("@","_"), "ftp://deploy:{}@ftp.acme.dev/site")
+    add("smtp url", b62(18), "smtps://bot%40acme.dev:{}@smtp.acme.dev:465")
+    add("clickhouse url", b62(18), "clickhouse://default:{}@ch.acme.dev:9440/db")
+    add("snowflake url", b62(18), "snowflake://etl:{}@acct/db/schema?warehouse=w")
+    add("elastic url", b62(24), "https://elastic:{}@es.acme.dev:9243")
+    add("kafka jaas", m.human(), 'sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username="app" password="{}";')
+    add("elastic apikey header", m.b64(45), "Authorization: ApiKey {}")
+    add("rclone", of(URLSAFE,43), "[r]\ntype = sftp\nuser = a\npass = {}\n")
+    add("s3cfg", of(BASE64,40), "[default]\naccess_key = AKIAQ7ZX3PLM2NV5TR6W\nsecret_key = {}\n")
+    add("boto aws table", of(BASE64,40), "| SecretAccessKey  |  {}  |")
+    add("csv accessKeys", of(BASE64,40), "Access key ID,Secret access key\nAKIAQ7ZX3PLM2NV5TR6W,{}\n")
+    add("iam create output text", of(BASE64,40), "ACCESSKEY\tAKIAQ7ZX3PLM2NV5TR6W\t2024-01-01\t{}\tActive\tbob")
+    add("cloudflare v1", "v1.0-"+hex_(24)+"-"+hex_(146))
+    add("azure ad secret", b62(3)+"8Q~"+of(URLSAFE,34), "ARM_CLIENT_SECRET={}")
+    add("azure sql", m.human(), "az sql server create -u sa --admin-password {} -n x")
+    add("az login sp", b62(3)+"7Q~"+of(URLSAFE,34), "az login --service-principal -u x -p {} --tenant y")
+    add("service principal json", b62(34), '{"appId": "x", "displayName": "y", "password": "{}", "tenant": "z"}')
+    add("eventgrid", m.b64(32), "aeg-sas-key: {}")
+    add("cognitive", hex_(32), "Ocp-Apim-Subscription-Key: {}")
+    add("gcp sa yaml", m.pem("PRIVATE KEY", 12, "\\n"), 'private_key: "{}\\n"')
+    add("dkim", m.pem("RSA PRIVATE KEY", 6), "dkim.private:\n{}")
+    add("ssh key crlf", m.pem("OPENSSH PRIVATE KEY", 6, "\r\n"), "{}")
+    add("ssh key first lines", m.pem("OPENSSH PRIVATE KEY", 24).rsplit("\n", 22)[0], "$ head -3 id_rsa\n{}\n")
+    add("ssh key cat -n", "\n".join(f"{i:6d}\t{line}" for i, line in enumerate(m.pem("OPENSSH PRIVATE KEY", 6).split("\n"),1)), "{}")
+    add("ssh key indented json list", m.pem("RSA PRIVATE KEY", 5, '",\n  "'), '[\n  "{}"\n]')
+    add("gpg passphrase", m.human(), "gpg --batch --passphrase {} -d x.gpg")
+    add("keytool", m.human(), "keytool -genkey -storepass {} -keystore x")
+    add("jarsigner", m.human(), "jarsigner -storepass {} -keypass x a.jar")
+    add("7z", m.human(), "7z x a.7z -p{}")
+    add("zip", m.human().replace("!","_"), "zip -P {} a.zip x")
+    add("curl proxy", m.human().replace("@","_").replace("#","_"), "curl -x http://u:{}@proxy.acme.dev:3128 https://x")
+    add("wget", m.human(), "wget --user=a --password={} https://x")
+    add("httpie", m.human(), "http -a admin:{} GET https://x.dev/api")
+    add("mongo shell", m.human(), "mongosh --host h -u root -p {} admin")
+    add("mysql repl", m.human(), "SET PASSWORD FOR 'root'@'localhost' = PASSWORD('{}');")
+    add("psql connect", m.human(), "psql \"host=db user=app password={} dbname=x\"")
+    add("django createsuperuser", m.human(), "DJANGO_SUPERUSER_PASSWORD={} ./manage.py createsuperuser")
+    add("user create py", m.human(), "User.objects.create_superuser('admin', 'a@x.dev', '{}')")
+    add("chpasswd", m.human(), "echo 'root:{}' | chpasswd")
+    add("expect", m.human(), 'expect "assword:"\nsend "{}\\r"')
+    add("yaml quoted", m.human(), "  api_password: '{}'\n")
+    add("yaml token list", b62(40), "tokens:\n  - name: ci\n    value: x\n    token: {}\n")
+    add("xml element", b62(32), "<apiKey>{}</apiKey>")
+    add("plist", b62(39), "<key>API_KEY</key>\n<string>{}</string>")
+    add("android strings", "AIza"+of(URLSAFE,35), '<string name="google_maps_key">{}</string>')
+    add("env array gha log", b62(36), "env:\n  DEPLOY_TOKEN: {}\n  CI: true")
+    add("gitlab var json", b62(30), '{"key":"DEPLOY_TOKEN","value":"{}","masked":false}')
+    add("heroku config", b62(48), "SECRET_KEY_BASE:          {}\nWEB_CONCURRENCY: 2")
+    add("vercel env pull", b62(44), '# Created by Vercel CLI\nKV_REST_API_TOKEN="{}"\n')
+    add("flyctl secrets", b62(32), "fly secrets set SESSION_SECRET={} -a x")
+    add("upstash", b62(56), "UPSTASH_REDIS_REST_TOKEN={}")
+    add("clerk", "sk_live_"+b62(42), "CLERK_SECRET_KEY={}")
+    add("pusher", hex_(20), "PUSHER_APP_SECRET={}")
+    add("plaid secret", hex_(30), "PLAID_SECRET={}")
+    add("github device", "ghu_"+b62(36), '"access_token": "{}", "token_type": "bearer"')
+    add("ghs remote", "ghs_"+b62(36), "http.https://github.com/.extraheader\nhttps://x-access-token:{}@github.com/a/b")
+    add("git extraheader", base64.b64encode(("x-access-token:ghs_"+b62(36)).encode()).decode(), "http.https://github.com/.extraheader=AUTHORIZATION: basic {}")
+    add("npm legacy", m.uuid(), "//npm.pkg.acme.dev/:_authToken={}")
+    add("yarnrc", b62(36), 'npmAuthToken: "{}"')
+    add("bunfig", b62(36), 'registry = { url = "https://x", token = "{}" }')
+    add("pip index", b62(24), "--index-url https://ci:{}@pypi.acme.dev/simple")
+    add("poetry config", "pypi-AgEIcHlwaS5vcmc"+of(URLSAFE,150), "poetry config pypi-token.pypi {}")
+    add("uv env", m.human(), "UV_INDEX_ACME_PASSWORD={}")
+    add("conda token", m.hex(40), "https://conda.anaconda.org/t/{}/acme")
+    add("jenkins", "11"+hex_(32), "curl -u admin:{} https://jenkins/x")
+    add("jenkins crumb env", "11"+hex_(32), "JENKINS_API_TOKEN={}")
+    add("sonar cli", "sqp_"+hex_(40), "sonar-scanner -Dsonar.token={}")
+    add("sonar login", hex_(40), "sonar-scanner -Dsonar.login={}")
+    add("saml", m.b64(200), "SAMLResponse={}")
+    add("magic link", b62(48), "https://app.acme.dev/reset-password?token={}")
+    add("oauth code secret form", b62(40), "client_id=abc&client_secret={}&grant_type=authorization_code")
+    add("graphql var", m.human(), '{"variables": {"email": "a@x.io", "password": "{}"}}')
+    add("form multipart", m.human(), 'Content-Disposition: form-data; name="password"\r\n\r\n{}\r\n--x')
+    add("basic b64 in code", base64.b64encode(b"svc:"+m.drawn().encode()).decode(), "headers = {'Authorization': 'Basic {}'}")
+    add("kubectl token out", m.jwt("RS256"), "$ kubectl create token admin\n{}\n")
+    add("argocd", b62(16), "argocd login cd.acme.dev --username admin --password {}")
+    add("argocd initial", b62(16), "$ argocd admin initial-password\n{}\n\n This password must be only used for first time login")
+    add("gitlab root", m.b64(32), "Password: {}\n# NOTE: If this value doesn't work")
+    add("mysql temp", m.drawn().replace("#","_"), "A temporary password is generated for root@localhost: {}")
+    add("grafana ini", m.human(), "[security]\nadmin_password = {}\n")
+    add("prometheus", m.human(), "basic_auth:\n  username: a\n  password: {}\n")
+    add("eth mnemonic", " ".join(rng.choice(["abandon", "ability", "able", "about", "above", "absent", "absorb", "abstract", "absurd", "abuse", "access", "accident"]) for _ in range(12)), 'MNEMONIC="{}"')
+    add("telegram py", f"{rng.randrange(10**9,10**10)}:AA{of(URLSAFE,33)}", 'Bot(token="{}")')
+    # fmt: on
+    return made
 
 
 def look_alikes(rng: random.Random) -> dict[str, str]:
@@ -642,4 +762,109 @@ def look_alikes(rng: random.Random) -> dict[str, str]:
         "decorators": "@app.get('/token')\n@router.post(\"/password\")\n@auth.login_required",
         "handles": "@acme/token-utils@^2.1.0 @scope/secret.js user@host:~/app$ pytest@latest",
         "user folders": "/home/user/app /Users/runner/work /home/node /home/vscode C:\\Users\\Public /home/ubuntu/.ssh",
+        "pw fn call": "const ok = await verifyPassword(password, user.hash)\nif (!comparePassword(input, hash)) throw",
+        "set password method": 'user.set_password(raw_password); form.setPassword(value); expect(setPassword).toHaveBeenCalledWith("")',
+        "auth tuple var": "requests.get(url, auth=(user, password)); HTTPBasicAuth(username, self.password)",
+        "login call": 'page.getByLabel("Password").fill(password); await login(page, user)',
+        "basic auth doc": 'auth=("user", "pass")  # basic auth',
+        "jdbc": "jdbc:postgresql://localhost:5432/app?user=${u}&password=${p}",
+        "go fmt": 'fmt.Sprintf("postgres://%s:%s@%s:%d/%s", user, password, host, port, name)',
+        "py fstring": 'f"mysql://{user}:{password}@{host}/{db}"',
+        "js template": "`mongodb://${user}:${encodeURIComponent(pass)}@${host}`",
+        "assert raises": 'with pytest.raises(ValueError, match="invalid token"): parse_token("abc")',
+        "enum py": "class GrantType(str, Enum):\n    PASSWORD = 'password'\n    REFRESH_TOKEN = 'refresh_token'",
+        "react state": "const [password, setPassword] = useState(''); const [token, setToken] = useState<string | null>(null);",
+        "vue": '<input v-model="form.password" :type="showPassword ? \'text\' : \'password\'" />',
+        "angular": "this.form = fb.group({ password: ['', [Validators.required, Validators.minLength(8)]] });",
+        "rails params": "params.require(:user).permit(:email, :password, :password_confirmation)",
+        "laravel validate": "'password' => ['required', 'confirmed', Password::defaults()], 'token' => 'required|string'",
+        "django": "password = models.CharField(max_length=128)\ntoken = models.UUIDField(default=uuid.uuid4)",
+        "sqlalchemy": "password_hash: Mapped[str] = mapped_column(String(255)); api_key = Column(String, nullable=True)",
+        "spring": "@PreAuthorize(\"hasAuthority('TOKEN_READ')\")\n.passwordEncoder(new BCryptPasswordEncoder(12))",
+        "terraform sm": 'secret_id = aws_secretsmanager_secret.db.id\nkey_vault_secret_id = azurerm_key_vault_secret.x.versionless_id',
+        "cfn": "MasterUserPassword: !Sub '{{resolve:secretsmanager:${DbSecret}:SecretString:password}}'",
+        "cfn getatt": "Password: !Ref DbPassword\nToken: !GetAtt Secret.Arn\nNoEcho: true",
+        "ansible vault": "db_password: !vault |\n  $ANSIBLE_VAULT;1.1;AES256",
+        "sops": "password: ENC[AES256_GCM,data:abc=,iv:def=,tag:ghi=,type:str]",
+        "sealed": "encryptedData:\n  password: AgBy3i4OJSWK+PiTySYZZA9rO43cGDEq",
+        "op ref": "API_KEY=op://vault/item/field\nTOKEN=$(op read op://x/y/z)",
+        "aws ssm": "DB_PASSWORD=/prod/db/password  # ssm parameter\nvalueFrom: arn:aws:ssm:eu-west-1:1:parameter/db/password",
+        "gha with": "uses: actions/checkout@v4\nwith:\n  ssh-key: ${{ secrets.DEPLOY_KEY }}\n  persist-credentials: false",
+        "circle": "context: org-secrets\nenvironment:\n  TOKEN: << parameters.token >>",
+        "vim swap": "~/.ssh/id_rsa: No such file or directory\nPermission denied (publickey,password).",
+        "sudo": "[sudo] password for bob: \nSorry, try again.\nsudo: a password is required",
+        "ssh prompt": "Enter passphrase for key '/home/user/.ssh/id_ed25519': \nEnter same passphrase again: ",
+        "git prompt": "Username for 'https://github.com': \nPassword for 'https://git@github.com': ",
+        "git auth err": "remote: Support for password authentication was removed on August 13, 2021.",
+        "npm err": "npm ERR! code E401\nnpm ERR! Unable to authenticate, need: Bearer realm=\"x\",service=\"y\"",
+        "http 401": 'WWW-Authenticate: Bearer realm="api", error="invalid_token", error_description="The access token expired"',
+        "www basic": 'WWW-Authenticate: Basic realm="Restricted Area"',
+        "csp": "Content-Security-Policy: script-src 'nonce-" + m.b64(16) + "' 'sha256-" + m.b64(32) + "'",
+        "k8s hash": f"pod-template-hash=7d9f8b6c5d, checksum/secret: {sha256}",
+        "argo": f"targetRevision: {sha}\nimage: ghcr.io/acme/token-svc:sha-{sha[:7]}",
+        "bazel": f'sha256 = "{sha256}", strip_prefix = "token-1.2.3"',
+        "flake": f'"narHash": "sha256-{m.b64(32)}", "rev": "{sha}"',
+        "mix lock": f'"jose": {{:hex, :jose, "1.11.6", "{sha256}", [:mix, :rebar3]}}',
+        "pubspec": f"    sha256: \"{sha256}\"\n    url: https://pub.dev",
+        "deno lock": f'"https://deno.land/std@0.1/x.ts": "{sha256}"',
+        "podfile": f"SPEC CHECKSUMS:\n  Alamofire: {sha}",
+        "conda": f"https://conda.anaconda.org/conda-forge/linux-64/openssl-3.2.0-hd590300_1.conda#{m.hex(32)}",
+        "git lfs": f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize 12345",
+        "cosign": f"sha256-{sha256}.sig",
+        "otel": f"traceparent: 00-{m.hex(32)}-{m.hex(16)}-01",
+        "datadog trace": f"dd.trace_id={rng.randrange(10**18)} dd.span_id={rng.randrange(10**18)}",
+        "mongo id": f"ObjectId('{m.hex(24)}')",
+        "ulid": "01HV" + m.of("0123456789ABCDEFGHJKMNPQRSTVWXYZ", 22) + " run_" + m.b62(24),
+        "nanoid key": f'key="{m.b62(21)}"',
+        "react query": f"queryKey: ['user', userId], mutationKey: ['token'], cacheKey: 'user:{uuid}'",
+        "s3 key": 'Key: "uploads/2024/03/report-final-v2.pdf", Bucket: "acme-prod-assets"',
+        "boto get": "s3.get_object(Bucket=bucket, Key=key)['Body'].read()",
+        "kafka key": 'producer.send("topic", key=b"user-123", value=payload)',
+        "redis ttl": 'SETEX session:9f8e 3600 "..."\nGET token:blacklist:count',
+        "pyproject": 'keywords = ["token", "secret", "password"]\npassword-validator = "^5.3.0"',
+        "argparse": "parser.add_argument('--token', required=True, help='API token (env: TOKEN)')",
+        "click": '@click.option("--password", prompt=True, hide_input=True, envvar="DB_PASSWORD")',
+        "cobra": 'cmd.Flags().StringVar(&token, "token", "", "API token to use")',
+        "clap": '#[arg(long, env = "API_TOKEN", hide_env_values = true)]\ntoken: Option<String>,',
+        "viper": 'viper.SetDefault("auth.token_ttl", "24h"); viper.GetString("db.password")',
+        "token class": "class TokenBucketRateLimiter { private tokens: number; constructor(private readonly secret: SecretManager) {} }",
+        "lexer": "TOKEN_LPAREN = 'LPAREN'; token.type == TOKEN_STRING; tok := lex.nextToken()",
+        "hf tokens": 'tokenizer.pad_token = tokenizer.eos_token; "additional_special_tokens": ["<|im_start|>", "<|im_end|>"]',
+        "openai usage": "max_completion_tokens: 4096, tokens_per_minute=90000, token_count: 128000",
+        "llm cfg": 'model: claude-3-5-sonnet-20241022, openai/gpt-4o-mini-2024-07-18, "deepseek-r1-distill-qwen-32b"',
+        "regex 1": r'const TOKEN_RE = /^[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{6}$/; password: /^.{8,64}$/',
+        "i18n de": '"password": "Passwort", "password_hint": "Mindestens 8 Zeichen", "api_key": "API-Schlüssel"',
+        "i18n fr": '"login.password": "Mot de passe oublié ?", "token": "Jeton d\'accès"',
+        "fixtures": 'password: "password", token: "token", apiKey: "test", secret: "secret", key: "foo"',
+        "jest mock": "jest.mock('../auth'); getToken.mockResolvedValue('mock-token'); process.env.API_KEY = 'test-key';",
+        "swagger": "securitySchemes:\n  bearerAuth:\n    type: http\n    scheme: bearer\n    bearerFormat: JWT",
+        "nginx": "auth_basic_user_file /etc/nginx/.htpasswd;\nproxy_set_header Authorization $http_authorization;",
+        "pg hba": "host    all    all    10.0.0.0/8    scram-sha-256\nlocal   all    postgres    peer",
+        "haproxy": "userlist admins\n  user bob password-hash-placeholder",
+        "sqlerr": "ERROR 1045 (28000): Access denied for user 'root'@'localhost' (using password: YES)",
+        "pg err": 'FATAL: password authentication failed for user "app"\nHINT: check pg_hba.conf',
+        "diff": "-    password = os.getenv('PASS')\n+    password = get_secret('db/pass')",
+        "todo": "TODO: rotate the secret; key: see wiki; token is in 1Password; password is on the sticky note",
+        "changelog": "- Security: hash api keys at rest (#1234)\n- feat(auth): add refresh-token rotation (abc1234)",
+        "stack js": "at TokenService.verify (/app/dist/token.service.js:42:17)\nat process.processTicksAndRejections (node:internal/process/task_queues:95:5)",
+        "go test": "--- FAIL: TestPasswordReset/expired_token (0.00s)\nok  \tgithub.com/acme/auth/token\t0.012s",
+        "colon paths": "src/auth.py:5432:10: error: undefined name token\na.c:5433:7:note:declared here:x9f3",
+        "ci cache": f"key: v1-deps-{{{{ checksum \"yarn.lock\" }}}}\nkey: node-modules-{sha256[:40]}",
+        "wasm b64": "const wasm = Uint8Array.from(atob('AGFzbQEAAAABBgFgAX8BfwMCAQAHCAEEZmFjdAAA" + m.of(BASE64, 120) + "'), c => c.charCodeAt(0))",
+        "font": "src: url(data:font/woff2;base64,d09GMgABAAAAA" + m.of(BASE64, 200) + ") format('woff2')",
+        "pem pub var": "publicKey: 'MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A" + m.of(BASE64, 100) + "'",
+        "ssh pub json": '"key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI' + m.of(BASE64, 43) + '"',
+        "vapid public": "NEXT_PUBLIC_VAPID_KEY=B" + m.of(URLSAFE, 86),
+        "ga ids": "G-" + m.of(UPPER, 10) + " UA-12345678-1 GTM-" + m.of(UPPER, 7) + " AW-123456789",
+        "stripe pub": "NEXT_PUBLIC_STRIPE_PUBLISHABLE_KEY=pk_live_" + m.b62(24),
+        "hex color list": "colors: ['#4a90e2', '#c678dd', '#98c379'], key: '#fafafa'",
+        "java opts": "-Djavax.net.ssl.trustStore=/etc/ssl/cacerts -Xmx512m -Dsonar.projectKey=acme_app_service",
+        "pass word": "compass: N; bypass=true; passport: local; surpass; passage=12; pass_rate: 0.98",
+        "pwd": "PWD=/home/user/app OLDPWD=/tmp pwd: /workspace/project-a1",
+        "author": "author: marta, authority=42, authored-by: x; auth: none; auth=basic",
+        "cookie consent": "Cookie: theme=dark; locale=en-US; consent=accepted",
+        "graph edges": "edge key=abc123 -> def456 (weight=0.75); node_key: n17",
+        "session word": "session: readonly; session_id=None; session=requests.Session(); session.commit()",
+        "snapshot": f'exports[`token renders 1`] = `<div class="css-{m.of(LOWER,7)}" data-key="row-1" />`',
+        "ps": "root  1234  0.0  0.1 ssh-agent -s\nroot  1235 gpg-agent --supervised",
     }  # fmt: skip

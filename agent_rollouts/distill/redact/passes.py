@@ -6,17 +6,15 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from agent_rollouts.distill.redact.escapes import ALNUM, decoded, encoded, starts_word
 from agent_rollouts.distill.redact.judging import is_wordy
 from agent_rollouts.distill.redact.numbers import PERSONAL, numbered
 from agent_rollouts.distill.redact.personal import is_distinctive
-from agent_rollouts.distill.redact.rows import walk_part
+from agent_rollouts.distill.redact.rows import Key, texts_of
 from agent_rollouts.distill.redact.scan import Scope, look
 from agent_rollouts.distill.redact.spans import Span, settled
-
-Key: TypeAlias = "tuple[str, str | None]"
 
 _PASSES = 8
 
@@ -63,13 +61,7 @@ class Pass:
 
     def noted(self, column: str, value: Any) -> list[Key]:
         """Take the texts of a part of a row in."""
-        keys: list[Key] = []
-
-        def visit(text: str, context: str | None) -> str:
-            keys.append((text, context))
-            return text
-
-        walk_part(column, value, visit)
+        keys = texts_of(column, value)
         self._texts.update(dict.fromkeys(keys))
         return keys
 

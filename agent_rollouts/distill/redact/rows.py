@@ -13,6 +13,7 @@ from agent_rollouts.events import JSON
 from agent_rollouts.jsontext import exact_text
 
 Row: TypeAlias = Mapping[str, Any]
+Key: TypeAlias = "tuple[str, str | None]"  # a text, and what names it
 Visit: TypeAlias = Callable[[str, "str | None"], str]
 
 _UNREAD = frozenset({"source_kind", "model", "started_at", "ended_at", "redactions", "redaction_policy"})
@@ -30,6 +31,18 @@ def parts_of(row: Row) -> Iterator[tuple[str, Any]]:
             yield column, value
 
 
+def texts_of(column: str, value: Any) -> list[Key]:
+    """The texts of such a part, in order."""
+    found: list[Key] = []
+
+    def visit(text: str, context: str | None) -> str:
+        found.append((text, context))
+        return text
+
+    walk_part(column, value, visit)
+    return found
+
+
 def walk_part(column: str, value: Any, visit: Visit) -> Any:
     """The value with `visit(text, what names it)` for each text in it, keys included."""
     if column in _UNREAD or value is None:
@@ -41,7 +54,8 @@ def walk_part(column: str, value: Any, visit: Visit) -> Any:
     if isinstance(value, str) and value[:1] in ("{", "["):
         return _stored(value, lambda found: _walk(found, visit, None))
     if isinstance(value, list):
-        return [_stored(item, lambda found: _walk(found, visit, None)) for item in value]
+        # `prompt` and the like: messages in other columns are read as those in `messages`, whose ids are no text.
+        return [_stored(item, lambda found: _walk_item(found, visit)) for item in value]
     return _walk(value, visit, None)
 
 
@@ -77,6 +91,10 @@ def _walk_message(message: Any, visit: Visit) -> Any:
         else:
             found[key] = _walk(value, visit, None)
     return found
+
+
+def _walk_item(item: Any, visit: Visit) -> Any:
+    return _walk_message(item, visit) if isinstance(item, dict) and "role" in item else _walk(item, visit, None)
 
 
 def _walk_call(call: Any, visit: Visit) -> Any:
