@@ -211,14 +211,14 @@ def is_wordy(value: bytes) -> bool:
     words = (shipped().long_words if len(value) >= 20 else shipped().words).findall(value)
     if 10 * sum(map(len, words)) < 8 * letters:
         return False
-    return not (len(value) >= 20 and value.isalnum() and (value.islower() or value.isupper()) and _is_drawn(value))
+    return not (len(value) >= 16 and value.isalnum() and _is_drawn(value))
 
 
 def _is_drawn(value: bytes) -> bool:
-    """Whether letters of one case with digits among them do not follow each other as in words."""
+    """Whether letters with digits among them do not follow each other as in words."""
     runs = shipped().runs.findall(value.lower())
     pairs = [run[at : at + 2] for run in runs for at in range(len(run) - 1)]
-    return len(runs) >= 3 and 10 * sum(pair in shipped().pairs for pair in pairs) < 6 * len(pairs)
+    return len(runs) >= 2 and len(pairs) >= 6 and 10 * sum(pair in shipped().pairs for pair in pairs) < 6 * len(pairs)
 
 
 def _entropy(value: bytes) -> float:
