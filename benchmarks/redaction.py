@@ -219,7 +219,7 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
         "ssh root@{}",
     )
     add("ipv6", f"2a01:4f8:{of(HEX[1:], 4)}:{of(HEX[1:], 4)}::1", "from {} port 22")
-    return {**made, **redaction_sets.secrets(rng)}
+    return made | {f"{kind}, 2": case for kind, case in redaction_sets.secrets(rng).items()}
 
 
 def look_alikes(rng: random.Random) -> dict[str, str]:
@@ -297,7 +297,7 @@ def look_alikes(rng: random.Random) -> dict[str, str]:
         "pydantic": "password: SecretStr = Field(..., min_length=8)\ntoken: Annotated[str, Depends(oauth2_scheme)]",
         "usage": "usage: tool [--token TOKEN] [--password PASSWORD] [-u USER:PASS]",
     }  # fmt: skip
-    return {**made, **redaction_sets.look_alikes(rng)}
+    return made | {f"{kind}, 2": text for kind, text in redaction_sets.look_alikes(rng).items()}
 
 
 def escaped(text: str) -> str:

@@ -91,8 +91,10 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     made: dict[str, tuple[str, str]] = {}
 
     def add(kind: str, secret: str, text: str = "got {} back") -> None:
-        assert kind not in made, kind
-        made[kind] = (text.replace("{}", secret), secret)
+        while kind in made:
+            kind += ", more"
+        # @@: the rest of an id of AWS, which in full would set off scanners of this file.
+        made[kind] = (text.replace("@@", of(UPPER[:26] + "234567", 16)).replace("{}", secret), secret)
 
     # fmt: off
     # Vendors' tokens, as they stand in .env files, headers, code and logs
@@ -148,12 +150,12 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add(
         "aws config",
         of(BASE64, 40),
-        "[default]\naws_access_key_id = AKIAQ7ZX3PLM2NV5TR6W\naws_secret_access_key = {}\n",
+        "[default]\naws_access_key_id = AKIA@@\naws_secret_access_key = {}\n",
     )
     add(
         "aws sts json",
         of(BASE64, 40),
-        '"Credentials": {"AccessKeyId": "ASIAQ7ZX3PLM2NV5TR6W", "SecretAccessKey": "{}", "Expiration": "x"}',
+        '"Credentials": {"AccessKeyId": "ASIA@@", "SecretAccessKey": "{}", "Expiration": "x"}',
     )
     add("aws session export", "FwoGZXIvYXdzE" + of(BASE64, 240) + "==", "export AWS_SESSION_TOKEN={}")
     add(
@@ -529,10 +531,10 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("kafka jaas", m.human(), 'sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username="app" password="{}";')
     add("elastic apikey header", m.b64(45), "Authorization: ApiKey {}")
     add("rclone", of(URLSAFE,43), "[r]\ntype = sftp\nuser = a\npass = {}\n")
-    add("s3cfg", of(BASE64,40), "[default]\naccess_key = AKIAQ7ZX3PLM2NV5TR6W\nsecret_key = {}\n")
+    add("s3cfg", of(BASE64,40), "[default]\naccess_key = AKIA@@\nsecret_key = {}\n")
     add("boto aws table", of(BASE64,40), "| SecretAccessKey  |  {}  |")
-    add("csv accessKeys", of(BASE64,40), "Access key ID,Secret access key\nAKIAQ7ZX3PLM2NV5TR6W,{}\n")
-    add("iam create output text", of(BASE64,40), "ACCESSKEY\tAKIAQ7ZX3PLM2NV5TR6W\t2024-01-01\t{}\tActive\tbob")
+    add("csv accessKeys", of(BASE64,40), "Access key ID,Secret access key\nAKIA@@,{}\n")
+    add("iam create output text", of(BASE64,40), "ACCESSKEY\tAKIA@@\t2024-01-01\t{}\tActive\tbob")
     add("cloudflare v1", "v1.0-"+hex_(24)+"-"+hex_(146))
     add("azure ad secret", b62(3)+"8Q~"+of(URLSAFE,34), "ARM_CLIENT_SECRET={}")
     add("azure sql", m.human(), "az sql server create -u sa --admin-password {} -n x")
@@ -604,6 +606,96 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("prometheus", m.human(), "basic_auth:\n  username: a\n  password: {}\n")
     add("eth mnemonic", " ".join(rng.choice(["abandon", "ability", "able", "about", "above", "absent", "absorb", "abstract", "absurd", "abuse", "access", "accident"]) for _ in range(12)), 'MNEMONIC="{}"')
     add("telegram py", f"{rng.randrange(10**9,10**10)}:AA{of(URLSAFE,33)}", 'Bot(token="{}")')
+    # Unseen when the rules had been mended after those
+    add("aws id prose","AKIA"+of(UPPER,16),"I used {} and it failed")
+    add("aws secret java",of(BASE64,40),'new BasicAWSCredentials(id, "{}")')
+    add("aws cli env line",of(BASE64,40),"AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY={} aws s3 ls")
+    add("aws xml",of(BASE64,40),"<SecretAccessKey>{}</SecretAccessKey>")
+    add("gcp oauth client","GOCSPX-"+of(URLSAFE,28),'"client_secret":"{}"')
+    add("azure storage cli",m.b64(64),"az storage blob list --account-key {}")
+    add("azure sas table",of(BASE62,43)+"%3D","BlobEndpoint=https://a.blob.core.windows.net/;SharedAccessSignature=sv=2022&ss=b&sig={}")
+    add("github pat in yaml","github_pat_"+b62(22)+"_"+b62(59),"  password: {}")
+    add("github classic log","ghp_"+b62(36),"fatal: unable to access 'https://{}@github.com/a/b/': 403")
+    add("gitlab feed","glft-"+of(URLSAFE,20))
+    add("gitlab scim","glsoat-"+of(URLSAFE,20))
+    add("openai project js","sk-proj-"+of(URLSAFE,156),'new OpenAI({ apiKey: "{}" })')
+    add("anthropic py","sk-ant-api03-"+of(URLSAFE,95),"Anthropic(api_key='{}')")
+    add("hf header","hf_"+b62(34),'{"Authorization": "Bearer {}"}')
+    add("cohere py",b62(40),"co = cohere.ClientV2('{}')")
+    add("mistral py",b62(32),'Mistral(api_key="{}")')
+    add("gemini url","AIza"+of(URLSAFE,35),"https://generativelanguage.googleapis.com/v1beta/models/x:generateContent?key={}")
+    add("slack bot env",f"xoxb-{of(string.digits,13)}-{of(string.digits,13)}-{b62(24)}","SLACK_BOT_TOKEN={}")
+    add("slack rotating","xoxe.xoxp-1-"+b62(146))
+    add("discord webhook",f"{of(string.digits,18)}/{of(URLSAFE,68)}","curl -X POST https://discordapp.com/api/webhooks/{}")
+    add("teams power automate",of(URLSAFE,43),"https://prod-1.westus.logic.azure.com:443/workflows/x/triggers/manual/paths/invoke?sp=%2Ftriggers&sv=1.0&sig={}")
+    add("stripe live env","sk_live_51"+b62(97),"STRIPE_SECRET_KEY={}")
+    add("stripe whsec","whsec_"+b62(32),"stripe listen\n> Ready! Your webhook signing secret is {}")
+    add("twilio env",hex_(32),"TWILIO_AUTH_TOKEN: {}")
+    add("sendgrid py","SG."+of(URLSAFE,22)+"."+of(URLSAFE,43),"SendGridAPIClient('{}')")
+    add("npm ci log","npm_"+b62(36),"npm config set //registry.npmjs.org/:_authToken {}")
+    add("pypi twine","pypi-AgEIcHlwaS5vcmc"+of(URLSAFE,160),"twine upload -u __token__ -p {} dist/*")
+    add("docker pat","dckr_pat_"+of(URLSAFE,27),"echo {} | docker login -u a --password-stdin")
+    add("jwt cookie",m.jwt("HS256"),"Set-Cookie: jwt={}; HttpOnly")
+    add("jwt prose",m.jwt("ES256"),"Use this token: {}")
+    add("session cookie express","s%3A"+b62(32)+"."+of(BASE64,43),"Cookie: connect.sid={}")
+    add("phpsessid",of(LOWER,26),"Cookie: PHPSESSID={}; lang=de")
+    add("csrftoken django",b62(64),"Cookie: csrftoken=x; sessionid={}")
+    add("basic curl",m.human(),"curl -u 'elastic:{}' https://localhost:9200")
+    add("pg url env",m.b62(20),"DATABASE_URL='postgres://u_{}:x@h/db'".replace("u_{}:x","app:{}"))
+    add("mysql py",m.human(),"pymysql.connect(host='db', user='root', passwd='{}', db='x')")
+    add("mssql ado",m.human(),'"Server=.;Database=x;User Id=sa;Password={};"')
+    add("redis conf",m.b62(24),"requirepass {}")
+    add("redis acl",m.b62(24),"redis.Redis(host='h', password='{}')")
+    add("mongo srv",m.b62(18),"mongodb+srv://admin:{}@c.mongodb.net/?retryWrites=true")
+    add("rabbit env",m.human(),"RABBITMQ_DEFAULT_PASS={}")
+    add("minio env",m.human(),"MINIO_ROOT_PASSWORD={}")
+    add("grafana env",m.human(),"GF_SECURITY_ADMIN_PASSWORD={}")
+    add("keycloak env",m.human(),"KEYCLOAK_ADMIN_PASSWORD: {}")
+    add("jenkins xml",m.b64(30),"<apiToken>{}</apiToken>")
+    add("tomcat",m.human(),'<user username="admin" password="{}" roles="manager-gui"/>')
+    add("htaccess md5","$apr1$"+b62(8)+"$"+b62(22),"admin:{}")
+    add("unix shadow y","$y$j9T$"+b62(22)+"$"+b62(43),"bob:{}:19500:0:99999:7:::")
+    add("rsa key",m.pem("RSA PRIVATE KEY",20),"{}\n")
+    add("enc key","\n".join(m.pem("ENCRYPTED PRIVATE KEY",10).split("\n")),"{}")
+    add("openssh truncated middle",m.pem("OPENSSH PRIVATE KEY",30)[:700],"cat .ssh/id\n{}")
+    add("p8 json",m.pem("PRIVATE KEY",3,"\\n"),'"key":"{}"')
+    add("tf tfvars map",m.human(),'db = { user = "a", password = "{}" }')
+    add("vault kv",m.human(),"vault kv put secret/db password={}")
+    add("vault read out",m.human(),"Key         Value\n---         -----\npassword    {}\n")
+    add("vault svc","hvs.CAESI"+of(URLSAFE,90),"token                {}")
+    add("k8s env yaml",m.human(),"- name: DB_PASSWORD\n  value: {}\n")
+    add("k8s env quoted",m.human(),'        - name: API_TOKEN\n          value: "{}"\n')
+    add("k8s data tls",base64.b64encode(m.pem("PRIVATE KEY",12).encode()).decode(),"  tls.key: {}\n")
+    add("k8s dockerconfigjson",base64.b64encode(json.dumps({"auths":{"ghcr.io":{"username":"ci","password":"ghp_"+b62(36)}}}).encode()).decode(),"  .dockerconfigjson: {}\n")
+    add("compose inline",m.human(),"POSTGRES_PASSWORD: \"{}\"")
+    add("ansible var",m.human(),"mysql_root_password: \"{}\"")
+    add("gha set-output",b62(40),"echo \"TOKEN={}\" >> $GITHUB_ENV")
+    add("shell here",m.human(),"PASSWORD={} ./run.sh")
+    add("ps aux",m.human(),"root 12 mysqld --user=mysql --password={} --port=3306")
+    add("bash history",m.human(),"export PGPASSWORD='{}'; psql")
+    add("flask cfg",hex_(32),"app.config['SECRET_KEY'] = '{}'")
+    add("django email",m.human(),"EMAIL_HOST_PASSWORD = '{}'")
+    add("ts const",b62(40),"export const API_KEY: string = '{}'")
+    add("java props",b62(40),"stripe.api.key={}")
+    add("go map",b62(40),'headers["X-API-Key"] = "{}"')
+    add("fetch",b62(44),"fetch(url, {headers: {Authorization: 'Token {}'}})")
+    add("axios",b62(44),"axios.defaults.headers.common['Authorization'] = 'Bearer {}';")
+    add("python log dict",b62(36),"DEBUG:root:{'user': 'a', 'token': '{}'}")
+    add("json nested",m.human(),'{"db":{"host":"h","credentials":{"username":"a","password":"{}"}}}')
+    add("datadog yaml",hex_(32),"api_key: {}\nsite: datadoghq.eu")
+    add("sentry dsn old",hex_(32),"https://"+hex_(32)+":{}@sentry.io/12")
+    add("pagerduty, third",b62(20),"PAGERDUTY_TOKEN={}")
+    add("cloudflare tok",of(URLSAFE,40),'cloudflare_api_token = "{}"')
+    add("do spaces","DO00"+of(UPPER,16),"key {} secret x")
+    add("heroku netrc",m.uuid(),"machine api.heroku.com\n  login a\n  password {}\n")
+    add("snyk",m.uuid(),"SNYK_TOKEN={}")
+    add("algolia",hex_(32),"algoliasearch('APPID', '{}')")
+    add("mapbox","sk.eyJ"+of(URLSAFE,70)+"."+of(URLSAFE,22),"mapboxgl.accessToken = '{}'")
+    add("telegram env",f"{rng.randrange(10**9,10**10)}:AA{of(URLSAFE,33)}","BOT_TOKEN={}")
+    add("age, third","AGE-SECRET-KEY-1"+of("QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L",58),"SOPS_AGE_KEY={}")
+    add("email","".join(rng.choices(string.ascii_lowercase,k=8))+"@proton.me","Reported-by: {}")
+    add("home",  "z"+"".join(rng.choices(string.ascii_lowercase,k=7)), "File \"/home/{}/proj/a.py\", line 3")
+    add("ipv4", f"81.{rng.randrange(30,200)}.{rng.randrange(1,200)}.{rng.randrange(1,250)}", "Connected to {} port 22")
     # fmt: on
     return made
 
@@ -867,4 +959,54 @@ def look_alikes(rng: random.Random) -> dict[str, str]:
         "session word": "session: readonly; session_id=None; session=requests.Session(); session.commit()",
         "snapshot": f'exports[`token renders 1`] = `<div class="css-{m.of(LOWER,7)}" data-key="row-1" />`',
         "ps": "root  1234  0.0  0.1 ssh-agent -s\nroot  1235 gpg-agent --supervised",
+        "code a":"password_field = driver.find_element(By.ID, 'password'); password_field.send_keys(password)",
+        "code b":"tokens = tokenizer.encode(text); token_type_ids = [0] * len(tokens)",
+        "code c":"const token = req.headers.authorization?.split(' ')[1];",
+        "code d":"if (!apiKey) throw new Error('API_KEY is required');",
+        "code e":"api_key=None, secret_key=None, session_token=None, profile_name=None",
+        "code f":"headers={'Authorization': f'Bearer {token}', 'X-Api-Key': api_key}",
+        "code g":"'Authorization': 'Bearer ' + token, Authorization: `Bearer ${accessToken}`",
+        "code h":"password: Joi.string().pattern(new RegExp('^[a-zA-Z0-9]{3,30}$')).required(),",
+        "code i":"secret: process.env.SESSION_SECRET || 'keyboard cat',",
+        "code j":"JWT_SECRET=${JWT_SECRET}\nDB_PASSWORD=$(openssl rand -base64 32)",
+        "code k":"password: !secret wifi_password\napi_key: !env_var API_KEY",
+        "code l":"psql -U postgres -h localhost -W\nmysql -u root -p\nssh -i key.pem ubuntu@10.0.0.5",
+        "code m":"openssl rand -hex 32 > secret.key; chmod 600 secret.key; cat token.txt | base64 -d",
+        "code n":"kubectl get secret db -o jsonpath='{.data.password}' | base64 -d",
+        "code o":"aws sts get-session-token --serial-number arn:aws:iam::123456789012:mfa/bob --token-code 123456",
+        "code p":f"sha256sum: {m.hex(64)}  app-1.2.3.tar.gz\nmd5: {m.hex(32)}",
+        "code q":f"Successfully built {m.hex(12)}\nSuccessfully tagged token-svc:latest",
+        "code r":f"[main {m.hex(7)}] Rotate API key handling\n 3 files changed, 12 insertions(+)",
+        "code s":f"x-vercel-id: fra1::{m.b62(5)}-1700000000000-{m.hex(12)}\nserver-timing: db;dur=53",
+        "code t":f"urn:uuid:{m.uuid()} workflow_run_id={rng.randrange(10**10)} job={m.uuid()}",
+        "code u":f'"_integrity": "sha512-{m.b64(64)}", "_shasum": "{m.hex(40)}"',
+        "code v":f"checksum = \"{m.hex(64)}\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"",
+        "code w":f'"resolved": "https://registry.npmjs.org/keyv/-/keyv-4.5.4.tgz", "integrity": "sha512-{m.b64(64)}"',
+        "code x":"public static final String TOKEN_PREFIX = \"Bearer \"; HEADER_STRING = \"Authorization\";",
+        "code y":"@Column(name = \"password_hash\", nullable = false, length = 60) private String passwordHash;",
+        "code z":"func (s *Server) validateToken(ctx context.Context, token string) (*Claims, error) {",
+        "code aa":"impl From<Token> for Secret { fn from(token: Token) -> Self { Secret(token.into_inner()) } }",
+        "code ab":"let password = rpassword::prompt_password(\"Password: \")?;",
+        "code ac":"val token = sharedPreferences.getString(\"auth_token\", null) ?: return",
+        "code ad":"guard let apiKey = Bundle.main.infoDictionary?[\"API_KEY\"] as? String else { fatalError() }",
+        "code ae":"$password = password_hash($_POST['password'], PASSWORD_DEFAULT);",
+        "code af":"has_secure_password validations: false; has_secure_token :auth_token, length: 36",
+        "code ag":"SELECT current_user, session_user; GRANT SELECT ON tokens TO readonly;",
+        "code ah":"<PasswordInput value={password} onChange={(e) => setPassword(e.target.value)} autoComplete=\"new-password\" />",
+        "code ai":".token.punctuation{color:#999}.token.string{color:#690}.secret-panel{display:none}",
+        "code aj":"key={`${item.id}-${index}`} ref={tokenRef} keyExtractor={(item) => item.key}",
+        "code ak":"map[string]interface{}{\"token\": tok, \"password\": pw}; json:\"api_key,omitempty\"",
+        "code al":"assert_eq!(token, Token::Ident(\"password\".into())); assertEquals(\"secret\", cfg.getSecret());",
+        "code am":"export OPENAI_API_KEY=<your key>  # get one at https://platform.openai.com/api-keys",
+        "code an":"sk-ant-api03-... or sk-proj-*** ; ghp_*** ; AKIA... ; xoxb-***",
+        "code ao":"curl https://api.openai.com/v1/models -H \"Authorization: Bearer $OPENAI_API_KEY\"",
+        "code ap":"docker login -u \"$CI_REGISTRY_USER\" -p \"$CI_REGISTRY_PASSWORD\" $CI_REGISTRY",
+        "code aq":"FAILED tests/test_tokens.py::TestTokens::test_token_expiry_seconds_3600 - AssertionError",
+        "code ar":"Password must contain: 8+ characters, one number, one symbol. Token: required. Secret: optional.",
+        "code as":"warning: unused variable: `password` [-Wunused] note: `#[warn(unused_variables)]` on by default",
+        "code at":"error TS2339: Property 'apiKey' does not exist on type 'Config'. error TS2345: 'secretToken'",
+        "code au":"secretsmanager:GetSecretValue kms:Decrypt ssm:GetParameter iam:PassRole sts:AssumeRoleWithWebIdentity",
+        "code av":"spec:\n  secretName: wildcard-tls\n  issuerRef:\n    name: letsencrypt-prod\n  privateKeySecretRef:\n    name: le-key",
+        "code aw":"<string name=\"password_hint\">Enter password</string><string name=\"token_label\">Token</string>",
+        "code ax":f"Traceback: KeyError: 'api_key'\n  File \"/usr/lib/python3/auth.py\", line 88, in get_token\nid={m.hex(24)}",
     }  # fmt: skip

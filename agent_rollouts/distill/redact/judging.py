@@ -84,7 +84,8 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
     is_env = style == "env" and name.isupper()
     if name.lower() == b"pass" and style in ("yaml", "prose"):
         return False  # --- PASS: TestLogin
-    if kind == "PASSWORD" or (kind == "SECRET" and style in ("quoted", "env") and not value.isalnum()):
+    symbols = name.isupper() and any(byte in b"!#%^&*" for byte in value)
+    if kind == "PASSWORD" or (style in ("quoted", "env") and not value.isalnum() and (kind == "SECRET" or symbols)):
         if _is_password(value, style, after, is_env):
             return True
         if kind == "PASSWORD":

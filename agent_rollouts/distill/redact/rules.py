@@ -124,9 +124,7 @@ class Rules:
         self.runs = compiled(r"[a-z]+")
         self.named = compiled(r"(?i)(?:base|sha|md|utf|ascii|hmac|aes|rsa|bcrypt|argon|oauth|http|v)-?[0-9]+")
         self.dotted = compiled(r"[A-Za-z_$][\w$]*(?:(?:\??\.|::|->)[A-Za-z_$][\w$]*)+(?:[!?]|\[.*)?")
-        self.code = compiled(
-            r"^(?:\\+u[0-9a-f]{4})+$|^![A-Za-z]+$|^/\^|^[)\]},;]|\{[0-9]\}|^\$[A-Za-z_]+$|^projects/|^--[a-z-]+$|^\{[A-Za-z_ -]+\}$|^[A-Za-z_$][\w$]*\.[A-Za-z_$][\w$.]*=|^[a-z_]+=(?:[Tt]rue|[Ff]alse|None)|a-zA-Z|A-Za-z|0-9a-zA|\(\)|=>|\(\?|\\[dwsb.(|]|\[a-z|\[A-Z|\[0-9|^\^|\.\*|\$\{|\{\{|\}\}|&&|\|\||://[^:@]*$|^data:|^sha[0-9]+[-:]|^<|>$|::"
-        )
+        self.code = compiled("|".join(stays["code"]))
         self.identifier = compiled(
             r"[a-z]+[0-9]?(?:_[a-z]+){2,}|[a-z]+(?:_[a-z]+)*_[a-z]+[0-9]?(?:_[a-z]+)+|[a-z]+(?:_[a-z]+){2,}[0-9]?"
         )
