@@ -29,7 +29,7 @@ from agent_rollouts.distill.redact.numbers import Final, Numbers, final_numbers
 from agent_rollouts.distill.redact.redactor import Redactor, policy
 from agent_rollouts.distill.redact.rows import Row
 from agent_rollouts.distill.redact.rules import RULES, denied
-from agent_rollouts.distill.redact.scan import Scope, look
+from agent_rollouts.distill.redact.scan import Scope, is_clean, look
 
 __all__ = [
     "COLUMNS",
@@ -71,7 +71,8 @@ def redact_text(text: str, *, pii: bool = True) -> tuple[str, dict[str, int]]:
     Args:
         pii: whether home folders, e-mail and public IP addresses are replaced, too.
     """
-    if not look([(encoded(text), None)], Scope(pii)):
+    data = encoded(text)
+    if is_clean(data) or not look([(data, None)], Scope(pii)):
         return text, {}
     return Redactor(pii=pii).text(text)
 

@@ -44,7 +44,7 @@ def look(texts: Sequence[tuple[bytes, str | None]], scope: Scope) -> dict[int, l
     """
     wrapped = [_named(data, context) if context is not None else data for data, context in texts]
     joined = b"\0".join(wrapped)
-    if len(joined) < _SHORT and scope.deny is None and not scope.hosts and _is_clean(joined):
+    if scope.deny is None and not scope.hosts and is_clean(joined):
         return {}
     starts = list(accumulate((len(data) + 1 for data in wrapped), initial=0))
     found: dict[int, list[Span]] = {}
@@ -99,9 +99,13 @@ def _scans(scope: Scope) -> list[tuple[Any, Read]]:
 
 
 @lru_cache(65536)
-def _is_clean(data: bytes) -> bool:
+def _begins(data: bytes) -> bool:
+    return shipped().any.search(data) is not None
+
+
+def is_clean(data: bytes) -> bool:
     """Whether nothing begins in a short text: one scan in place of four, none when it is seen again."""
-    return shipped().any.search(data) is None
+    return len(data) < 6 or (len(data) < _SHORT and not _begins(data))
 
 
 def _host(data: bytes, at: int, end: int) -> Iterator[Span]:
