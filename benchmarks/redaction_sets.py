@@ -1,7 +1,9 @@
 # ruff: noqa: E501
 """A second set of secrets and look-alikes: where agents meet them (files, logs, commands), and more vendors.
 
-Written from vendors' documents and the kinds that gitleaks and trufflehog name, without a look at the rules.
+Written in three parts from vendors' formats and the kinds that gitleaks and trufflehog name, by someone who had read
+the rules. Before the rules were mended after a part, it was covered to 90, 80 and 91 %, and 0.7, 4.8 and 0.7 % of its
+look-alikes were touched: that, and not what the benchmark prints today, is what to expect of unseen text.
 """
 
 from __future__ import annotations
