@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from agent_rollouts.distill import redact
 from agent_rollouts.distill.redact import (
     Numbers,
+    Place,
     Redactor,
     audit_files,
     audit_rows,
@@ -299,15 +300,23 @@ def test_audit_of_files(tmp_path: Path) -> None:
         (1, "cwd", "USER"),
     ]
     assert all(TOKEN not in place.masked for place in places)
+    lines = tmp_path / "a.jsonl"
+    lines.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in table.to_pylist()))
+    assert [place._replace(file="") for place in audit_files([lines])] == [place._replace(file="") for place in places]
     clean = [Redactor().row(row) for row in table.to_pylist()]
     pq.write_table(pa.Table.from_pylist([{**r, "redactions": json.dumps(r["redactions"])} for r in clean]), path)
     assert list(audit_files([path])) == []
 
 
 def test_report_masks() -> None:
-    places = list(report([row(source_path="a.jsonl", final_assistant_message=f"key {TOKEN}")]))
-    assert [(place.file, place.row, place.kind) for place in places] == [("a.jsonl", 0, "GITHUB_TOKEN")]
-    assert places[0].masked == "gh…R6 (40)"
+    messages = [{"role": "user", "content": "hi"}, {"role": "user", "content": f"key {TOKEN}"}]
+    given_row = row(source_path="a.jsonl", trace_id="t1", final_assistant_message=f"key {TOKEN}", messages=messages)
+    places = list(report([given_row]))
+    assert places == [
+        Place("a.jsonl", 0, "messages", "GITHUB_TOKEN", "gh…R6 (40)", 1, "t1"),
+        Place("a.jsonl", 0, "final_assistant_message", "GITHUB_TOKEN", "gh…R6 (40)", None, "t1"),
+    ]
+    assert list(report([row(prompt=[{"role": "tool", "tool_call_id": TOKEN, "content": "x"}])])) == []
 
 
 def test_policy_names_rules_and_options() -> None:

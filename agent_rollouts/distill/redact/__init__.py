@@ -26,10 +26,10 @@ from datasets import Features, Json, Value
 from agent_rollouts.distill.redact.audit import Place, audit_files, audit_rows, masked, report
 from agent_rollouts.distill.redact.escapes import decoded, encoded
 from agent_rollouts.distill.redact.numbers import Final, Numbers, final_numbers
-from agent_rollouts.distill.redact.redactor import Pass, Redactor, policy
+from agent_rollouts.distill.redact.redactor import Redactor, policy
 from agent_rollouts.distill.redact.rows import Row
 from agent_rollouts.distill.redact.rules import RULES, denied
-from agent_rollouts.distill.redact.scan import spans_of
+from agent_rollouts.distill.redact.scan import Scope, is_clean, look
 
 __all__ = [
     "COLUMNS",
@@ -71,13 +71,10 @@ def redact_text(text: str, *, pii: bool = True) -> tuple[str, dict[str, int]]:
     Args:
         pii: whether home folders, e-mail and public IP addresses are replaced, too.
     """
-    spans = spans_of(encoded(text), pii, False, None)
-    if not spans:
+    data = encoded(text)
+    if is_clean(data) or not look([(data, None)], Scope(pii)):
         return text, {}
-    pass_ = Pass(Redactor(pii=pii))
-    pass_.found[text, None] = spans
-    pass_.learn()
-    return pass_.replace(text, None), dict(pass_.counts)
+    return Redactor(pii=pii).text(text)
 
 
 def redact(row: Row) -> dict[str, Any]:
@@ -88,7 +85,7 @@ def redact(row: Row) -> dict[str, Any]:
 def find(text: str, *, pii: bool = True, hosts: bool = False, deny: Sequence[str] = ()) -> list[Finding]:
     """The secrets of a text in order, as positions in it."""
     data = encoded(text)
-    spans = spans_of(data, pii, hosts, denied(tuple(deny)))
+    spans = look([(data, None)], Scope(pii, hosts, denied(tuple(deny)))).get(0, [])
     if len(data) == len(text):
         return [Finding(span.kind, span.start, span.end) for span in spans]
     return [Finding(span.kind, len(decoded(data[: span.start])), len(decoded(data[: span.end]))) for span in spans]

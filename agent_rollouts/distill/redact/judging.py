@@ -20,6 +20,16 @@ def is_token(value: bytes, body: bytes) -> bool:
     return sum(48 <= byte <= 57 for byte in body) >= 2 or body.isupper() or not is_wordy(body)
 
 
+def _is_quoted(value: bytes) -> bool:
+    """Whether a literal of code is a password."""
+    return (
+        len(value) >= 5
+        and not is_placeholder(value)
+        and not shipped().code.search(value)
+        and _is_password(value, "quoted", b"", False)
+    )
+
+
 def is_jwt(value: bytes) -> bool:
     """Whether the first part is a header of JOSE, or the second one more JSON."""
     rules = shipped()
@@ -45,7 +55,7 @@ def judged(found: bytes, name: bytes, value: bytes, style: str, after: bytes) ->
     rules = shipped()
     if (
         len(value) < 5
-        or (style in ("bare", "yaml") and value.isalpha() and len(value) < 16)
+        or (style in ("bare", "yaml") and value.replace(b"_", b"").isalpha() and len(value) < 32)
         or rules.stays.search(rules.hump.sub(rb"\1_\2", name))
     ):
         return None
@@ -58,28 +68,33 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
     rules = shipped()
     if len(value) < 5 or is_placeholder(value) or rules.code.search(value):
         return False
-    if any(byte <= 32 for byte in value):
+    if any(byte <= 32 for byte in value) or rules.identifier.fullmatch(value):
         return False
     if style != "quoted" and (
         (value[0] in b"$%{[(<*&!|" and style not in ("env", "query", "flag", "yaml"))
         or b"(" in value
         or value[0] in b"$[{(|"
+        or rules.indexed.fullmatch(value)
+        or rules.constant.fullmatch(value)
         or (rules.dotted.fullmatch(value) and sum(48 <= byte <= 57 for byte in value) < 2)
     ):
         return False
-    if value.lower() in name.lower():
+    if value.lower().replace(b"-", b"_") in name.lower().replace(b"-", b"_"):
         return False
     is_env = style == "env" and name.isupper()
-    if name.lower() == b"pass" and style in ("yaml", "bare", "prose"):
+    if name.lower() == b"pass" and style in ("yaml", "prose"):
         return False  # --- PASS: TestLogin
-    if kind == "PASSWORD" or (kind == "SECRET" and style in ("quoted", "env") and not value.isalnum()):
+    symbols = name.isupper() and any(byte in b"!#%^&*" for byte in value)
+    if kind == "PASSWORD" or (style in ("quoted", "env") and not value.isalnum() and (kind == "SECRET" or symbols)):
         if _is_password(value, style, after, is_env):
             return True
         if kind == "PASSWORD":
             return False
     strong = rules.strong.search(name) is not None or kind == "AWS_SECRET_KEY"
     least = 16 if not strong or style == "prose" else 8 if kind == "SECRET" or style in ("env", "quoted") else 10
-    if len(value) < least or (not strong and (rules.hash.fullmatch(value) or rules.uuid.fullmatch(value))):
+    if len(value) < least or (
+        not strong and (value.isalpha() or rules.hash.fullmatch(value) or rules.uuid.fullmatch(value))
+    ):
         return False
     if rules.date.match(value) or (rules.path.match(value) and (len(value) < 32 or is_wordy(value))):
         return False
@@ -96,7 +111,8 @@ def _is_password(value: bytes, style: str, after: bytes, is_env: bool) -> bool:
     letters = any(byte in ALNUM and not 48 <= byte <= 57 for byte in value)
     plain = all(byte in WORD or byte >= 128 for byte in value)
     if style == "prose":
-        return len(value) >= 8 and digits and letters and (not plain or not is_wordy(value))
+        numbers = sum(48 <= byte <= 57 for byte in value)
+        return len(value) >= 8 and letters and numbers >= 2 and not rules.named.match(value)
     if plain:
         if is_env or style == "flag":
             return (digits and (letters or len(value) >= 6)) or len(value) >= 12 or not is_wordy(value)
@@ -170,6 +186,7 @@ CHECKS: dict[str, Callable[[bytes], bool]] = {
     "session": _is_session,
     "password": _is_url_password,
     "flag": _is_flag,
+    "quoted": _is_quoted,
     "bearer": _is_bearer,
 }
 
@@ -192,8 +209,17 @@ def is_placeholder(value: bytes) -> bool:
 def is_wordy(value: bytes) -> bool:
     """Whether eight of ten letters stand in words (three of a case) or numbers; of drawn letters four of ten do."""
     letters = sum(byte in ALNUM for byte in value)
-    words = shipped().long_words if len(value) >= 20 else shipped().words
-    return 10 * sum(map(len, words.findall(value))) >= 8 * letters
+    words = (shipped().long_words if len(value) >= 20 else shipped().words).findall(value)
+    if 10 * sum(map(len, words)) < 8 * letters:
+        return False
+    return not (len(value) >= 16 and value.isalnum() and _is_drawn(value))
+
+
+def _is_drawn(value: bytes) -> bool:
+    """Whether letters with digits among them do not follow each other as in words."""
+    runs = shipped().runs.findall(value.lower())
+    pairs = [run[at : at + 2] for run in runs for at in range(len(run) - 1)]
+    return len(runs) >= 2 and len(pairs) >= 6 and 10 * sum(pair in shipped().pairs for pair in pairs) < 6 * len(pairs)
 
 
 def _entropy(value: bytes) -> float:

@@ -28,8 +28,9 @@ _FILE_ENDS = (
 )
 
 
-def personal(data: bytes, at: int, end: int, rules: Rules) -> Iterator[Span]:
+def personal(data: bytes, at: int, end: int) -> Iterator[Span]:
     """What a match of `Rules.personal` holds, if anything."""
+    rules = shipped()
     found = data[at:end]
     if b"@" in found:
         start = after_escape(data, at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from agent_rollouts.events import JSON
 from agent_rollouts.jsontext import exact_text
 
 Row: TypeAlias = Mapping[str, Any]
+Key: TypeAlias = "tuple[str, str | None]"  # a text, and what names it
 Visit: TypeAlias = Callable[[str, "str | None"], str]
 
 _UNREAD = frozenset({"source_kind", "model", "started_at", "ended_at", "redactions", "redaction_policy"})
@@ -21,23 +22,40 @@ _UNREAD_KEYS = frozenset(
 )
 
 
-def walk_row(row: Row, visit: Visit) -> dict[str, Any]:
-    """The row with `visit(text, what names it)` for each of its texts."""
-    return {column: walk_column(column, value, visit) for column, value in row.items()}
+def parts_of(row: Row) -> Iterator[tuple[str, Any]]:
+    """Column and value of all that `walk_part` takes: a message, or another column as a whole."""
+    for column, value in row.items():
+        if column == "messages" and value is not None:
+            yield from ((column, message) for message in value)
+        else:
+            yield column, value
 
 
-def walk_column(column: str, value: Any, visit: Visit) -> Any:
-    """One column of it."""
+def texts_of(column: str, value: Any) -> list[Key]:
+    """The texts of such a part, in order."""
+    found: list[Key] = []
+
+    def visit(text: str, context: str | None) -> str:
+        found.append((text, context))
+        return text
+
+    walk_part(column, value, visit)
+    return found
+
+
+def walk_part(column: str, value: Any, visit: Visit) -> Any:
+    """The value with `visit(text, what names it)` for each text in it, keys included."""
     if column in _UNREAD or value is None:
         return value
     if column == "messages":
-        return [_stored(message, lambda found: _walk_message(found, visit)) for message in value]
+        return _stored(value, lambda found: _walk_message(found, visit))
     if column == "media":
         return [_walk_media(medium, visit) for medium in value]
     if isinstance(value, str) and value[:1] in ("{", "["):
         return _stored(value, lambda found: _walk(found, visit, None))
     if isinstance(value, list):
-        return [_stored(item, lambda found: _walk(found, visit, None)) for item in value]
+        # `prompt` and the like: messages in other columns are read as those in `messages`, whose ids are no text.
+        return [_stored(item, lambda found: _walk_item(found, visit)) for item in value]
     return _walk(value, visit, None)
 
 
@@ -75,6 +93,10 @@ def _walk_message(message: Any, visit: Visit) -> Any:
     return found
 
 
+def _walk_item(item: Any, visit: Visit) -> Any:
+    return _walk_message(item, visit) if isinstance(item, dict) and "role" in item else _walk(item, visit, None)
+
+
 def _walk_call(call: Any, visit: Visit) -> Any:
     if not isinstance(call, dict) or not isinstance(function := call.get("function"), dict):
         return call
@@ -94,14 +116,19 @@ def _walk_media(medium: Any, visit: Visit) -> Any:
 
 
 def _walk(value: JSON, visit: Visit, context: str | None) -> JSON:
-    """The value with `visit(text, context)` for each text in it, keys included; context is what names it."""
+    """The value with each text in it visited; context is what names it."""
     if isinstance(value, str):
         return visit(value, context)
     if isinstance(value, dict):
-        # {"name": "DB_PASSWORD", "value": …}, as in tasks of ECS and of Kubernetes
-        named = next((value[key] for key in ("name", "key", "Name", "Key") if isinstance(value.get(key), str)), None)
+        named = None
+        if "value" in value or "Value" in value:  # {"name": "DB_PASSWORD", "value": …}, as in tasks of ECS, Kubernetes
+            named = next(
+                (value[key] for key in ("name", "key", "Name", "Key") if isinstance(value.get(key), str)), None
+            )
         return {
-            visit(key, None): _walk(item, visit, context_of(named if named and key in ("value", "Value") else key))
+            visit(key, None): item
+            if item is None or isinstance(item, int | float)
+            else _walk(item, visit, context_of(named if named and key in ("value", "Value") else key))
             for key, item in value.items()
         }
     if isinstance(value, list):

@@ -61,8 +61,7 @@ class Rules:
                     bucket = self.buckets.setdefault(head[:3].lower().encode(), [])
                     if rule not in bucket:
                         bucket.append(rule)
-                    # Two more letters of what follows keep words out that merely begin so.
-                    bound.append(re2.escape(head) + ("[A-Za-z0-9_+/-]{4}" if len(head) < 5 else ""))
+                    bound.append(re2.escape(head) + _ahead(body))
         for entry in source["rule"]:
             starts = entry.get("starts", [])
             pattern = expand(entry["pattern"])
@@ -101,6 +100,7 @@ class Rules:
         self.values = compiled(stays["values"])
         self.parts = compiled(stays["parts"])
         self.token_parts = compiled(stays["token_parts"])
+        self.pairs = frozenset(pair.encode() for pair in stays["pairs"].split())
         self.examples = frozenset(example.encode() for example in stays["examples"])
         pii = source["pii"]
         self.personal = compiled("|".join((pii["home"] + pii["home_name"], pii["email"], pii["ipv4"], pii["ipv6"])))
@@ -114,13 +114,22 @@ class Rules:
         self.any = compiled(b"|".join(scan.pattern for scan in scans))
 
         self.placeholder = compiled(r"\[[A-Z][A-Z0-9_]*_[0-9]+\]")
-        self.bare = compiled(r"[^\s\"'`\\<>,;]+(?:,[^\s\"'`\\<>,;]+)*")
+        self.bare = compiled(r"[^\s\x00\"'`\\<>,;]+(?:,[^\s\x00\"'`\\<>,;]+)*")
+        self.wrapper = compiled(
+            r"(?:Some|Ok|String::from|Secret(?:Str|String)?(?:::new|::from)?|Buffer\.from|Zeroizing::new|"
+            r"new SecureString)\((?:\\*[\"'])"
+        )
         self.long_words = compiled(r"[A-Z]?[a-z]{4,}|[A-Z]{4,}|\bv?[0-9]+\b")
         self.words = compiled(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}|\bv?[0-9]+\b")
+        self.runs = compiled(r"[a-z]+")
+        self.named = compiled(r"(?i)(?:base|sha|md|utf|ascii|hmac|aes|rsa|bcrypt|argon|oauth|http|v)-?[0-9]+")
         self.dotted = compiled(r"[A-Za-z_$][\w$]*(?:(?:\??\.|::|->)[A-Za-z_$][\w$]*)+(?:[!?]|\[.*)?")
-        self.code = compiled(
-            r"^(?:\\+u[0-9a-f]{4})+$|\(\)|=>|\(\?|\\[dws]|\[a-z|\[A-Z|\[0-9|^\^|\.\*|\$\{|\{\{|\}\}|&&|\|\||://[^:@]*$|^data:|^sha[0-9]+[-:]|^<|>$|::"
+        self.code = compiled("|".join(stays["code"]))
+        self.identifier = compiled(
+            r"[a-z]+[0-9]?(?:_[a-z]+){2,}|[a-z]+(?:_[a-z]+)*_[a-z]+[0-9]?(?:_[a-z]+)+|[a-z]+(?:_[a-z]+){2,}[0-9]?"
         )
+        self.constant = compiled(r"_?[A-Z]+[0-9]{0,3}(?:_[A-Z]+[0-9]{0,2})+|[a-z][a-z0-9_]{3,}\.[A-Z][A-Za-z0-9]+")
+        self.indexed = compiled(r"[A-Za-z_][\w.]*\[.*")
         self.path = compiled(
             r"(?:\.{0,2}/|~/|@/|[A-Za-z]:[\\/])[\w.@~-]+(?:[/.]|$)|[a-z0-9_.-]+/[a-z0-9_./-]+\.[a-z]{2,4}$|https?://"
         )
@@ -148,6 +157,12 @@ class Rules:
             if match and match.end() > best[0]:
                 best = match.end(), kind
         return best[1]
+
+
+def _ahead(body: str) -> str:
+    """The first letters of what follows a token's head: they keep words out that merely begin so."""
+    first = re2.match(r"(\[[^\]]+\])\{([0-9]+)", body)
+    return f"{first[1]}{{{min(int(first[2]), 8)}}}" if first else ""
 
 
 def literal_start(start: str) -> bytes | None:

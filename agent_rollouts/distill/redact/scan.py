@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeAlias
 
 from agent_rollouts.distill.redact.escapes import ALNUM, NAME, QUOTES, after_escape, encoded, starts_word
 from agent_rollouts.distill.redact.judging import CHECKS, is_jwt, is_placeholder, is_token, is_wordy, judged, unnumbered
 from agent_rollouts.distill.redact.personal import personal
-from agent_rollouts.distill.redact.rules import Rule, Rules, shipped
+from agent_rollouts.distill.redact.rules import Rule, shipped
 from agent_rollouts.distill.redact.spans import Span, settled
 
 _SHORT = 500  # bytes of a text for which one scan before the others pays
@@ -27,60 +29,101 @@ def context_of(key: str) -> str | None:
     return key if shipped().names.search(name + b"=") or shipped().headers.search(name) else None
 
 
-def spans_named(data: bytes, context: str | None, pii: bool, hosts: bool, deny: Any) -> list[Span]:
-    """`spans_of` a text that is the value of the key `context`."""
+class Scope(NamedTuple):
+    """What is looked for besides secrets."""
+
+    pii: bool = True
+    hosts: bool = False
+    deny: Any = None
+
+
+def look(texts: Sequence[tuple[bytes, str | None]], scope: Scope) -> dict[int, list[Span]]:
+    """The spans of texts (each with the key that names it), by index; in order and apart. Those with none are left out.
+
+    All texts are scanned as one, since a scan costs more to begin than to go on.
+    """
+    wrapped = [_named(data, context) if context is not None else data for data, context in texts]
+    joined = b"\0".join(wrapped)
+    if scope.deny is None and not scope.hosts and is_clean(joined):
+        return {}
+    starts = list(accumulate((len(data) + 1 for data in wrapped), initial=0))
+    found: dict[int, list[Span]] = {}
+    for pattern, read in _scans(scope):
+        index, following = -1, 0
+        for match in pattern.finditer(joined):
+            start, end = match.span()
+            if start >= following:
+                index = bisect_right(starts, start, index + 1) - 1
+                first, following, data = starts[index], starts[index + 1], wrapped[index]
+            if spans := [*read(data, start - first, min(end, following - 1) - first)]:
+                found.setdefault(index, []).extend(spans)
+    return {index: kept for index in sorted(found) if (kept := _kept(found[index], wrapped[index], *texts[index]))}
+
+
+def _named(data: bytes, context: str) -> bytes:
+    return b'"' + encoded(context).lstrip(b"-") + b'": "' + data + b'"'
+
+
+def _kept(spans: list[Span], wrapped: bytes, data: bytes, context: str | None) -> list[Span]:
+    rules = shipped()
+    spans = settled([span for span in spans if not rules.placeholder.fullmatch(wrapped[span.start : span.end])])
     if context is None:
-        return spans_of(data, pii, hosts, deny)
-    before = b'"' + encoded(context).lstrip(b"-") + b'": "'
-    spans = spans_of(before + data + b'"', pii, hosts, deny)
-    shift = len(before)
+        return spans
+    shift, length = len(wrapped) - len(data) - 1, len(data)
     return [
-        span._replace(start=max(span.start - shift, 0), end=min(span.end - shift, len(data)))
+        span._replace(start=max(span.start - shift, 0), end=min(span.end - shift, length))
         for span in spans
-        if span.end > shift and span.start - shift < len(data)
+        if span.end > shift and span.start - shift < length
     ]
 
 
-def spans_of(data: bytes, pii: bool, hosts: bool, deny: Any) -> list[Span]:
-    """What is to be replaced, in order and apart."""
-    if len(data) < 6 and deny is None:
-        return []
-    if len(data) < _SHORT and deny is None and not hosts and _is_clean(data):
-        return []
+Read: TypeAlias = Callable[[bytes, int, int], Iterator[Span]]
+
+
+@lru_cache(64)
+def _scans(scope: Scope) -> list[tuple[Any, Read]]:
+    """What finds where something may begin, and what reads it there."""
     rules = shipped()
-    spans: list[Span] = []
-    for match in rules.tokens.finditer(data):
-        spans += _tokens(data, match.start(), rules)
-    for match in rules.odd.finditer(data):
-        spans += _odd(data, match.start(), match.end(), rules)
-    for match in rules.assignments.finditer(data):
-        spans += _assignment(data, match.start(), match.end(), rules)
-    if pii:
-        for match in rules.personal.finditer(data):
-            spans += personal(data, match.start(), match.end(), rules)
-    if hosts:
-        for match in rules.host.finditer(data):
-            if b"." in match.group():
-                spans.append(Span(after_escape(data, match.start()), match.end(), "HOST", 4))
-    if deny is not None:
-        for match in deny.finditer(data):
-            start, end = match.span()
-            if starts_word(data, start) and (end == len(data) or data[end] not in ALNUM):
-                spans.append(Span(start, end, "DENIED", 0))
-    return settled([span for span in spans if not rules.placeholder.fullmatch(data[span.start : span.end])])
+    scans: list[tuple[Any, Read]] = [
+        (rules.tokens, _tokens),
+        (rules.odd, _odd),
+        (rules.assignments, _assignment),
+    ]
+    if scope.pii:
+        scans.append((rules.personal, personal))
+    if scope.hosts:
+        scans.append((rules.host, _host))
+    if scope.deny is not None:
+        scans.append((scope.deny, _denied))
+    return scans
 
 
 @lru_cache(65536)
-def _is_clean(data: bytes) -> bool:
+def _begins(data: bytes) -> bool:
+    return shipped().any.search(data) is not None
+
+
+def is_clean(data: bytes) -> bool:
     """Whether nothing begins in a short text: one scan in place of four, none when it is seen again."""
-    return shipped().any.search(data) is None
+    return len(data) < 6 or (len(data) < _SHORT and not _begins(data))
 
 
-def _tokens(data: bytes, at: int, rules: Rules) -> Iterator[Span]:
+def _host(data: bytes, at: int, end: int) -> Iterator[Span]:
+    if b"." in data[at:end]:
+        yield Span(after_escape(data, at), end, "HOST", 4)
+
+
+def _denied(data: bytes, at: int, end: int) -> Iterator[Span]:
+    if starts_word(data, at) and (end == len(data) or data[end] not in ALNUM):
+        yield Span(at, end, "DENIED", 0)
+
+
+def _tokens(data: bytes, at: int, end: int) -> Iterator[Span]:
+    rules = shipped()
     first = data[at]
     starts = [at]
     if first == 92:
-        starts = [at + 6] if data[at + 1] == 117 else [at + 2]
+        starts = [at + 6] if data[at + 1] == 117 else [at, at + 2]
     elif first == 37:
         starts = [at + 3]
     elif first == 95:
@@ -90,7 +133,8 @@ def _tokens(data: bytes, at: int, rules: Rules) -> Iterator[Span]:
             yield from _checked(data, start, rule)
 
 
-def _odd(data: bytes, at: int, end: int, rules: Rules) -> Iterator[Span]:
+def _odd(data: bytes, at: int, end: int) -> Iterator[Span]:
+    rules = shipped()
     for rule in rules.odd_rules:
         start = (at + 2 if data[at] == 92 and data[at + 1] in b"nrt" else at) - rule.back
         if rule.run:
@@ -115,6 +159,9 @@ def _checked(data: bytes, at: int, rule: Rule) -> Iterator[Span]:
     if rule.check == "token":
         if end < len(data) and data[end] in ALNUM:
             return
+        before = data[max(0, start - 40) : start]
+        if before[-1:] in (b"+", b"/") and len(before) == 40 and _BASE64.issuperset(before):
+            return  # in the midst of base64
         body = data[start + rule.head(data, start) : end]
         if not is_token(value, body):
             return
@@ -133,7 +180,8 @@ def _cookies(start: int, value: bytes) -> Iterator[Span]:
     at = start
     for pair in value.split(b";"):
         name, _, content = pair.partition(b"=")
-        if len(content) >= 8 and not is_placeholder(content) and not is_wordy(content):
+        drawn = any(48 <= byte <= 57 for byte in content) and not is_wordy(content)
+        if len(content) >= 8 and drawn and not is_placeholder(content):
             begin = at + len(name) + 1
             yield Span(begin, begin + len(content.rstrip()), "COOKIE", 2)
         at += len(pair) + 1
@@ -163,19 +211,28 @@ def _key_block(data: bytes, start: int, end: int) -> Iterator[Span]:
         yield Span(start, end + lines.end(), "PRIVATE_KEY", 0)
 
 
-def _assignment(data: bytes, at: int, end: int, rules: Rules) -> Iterator[Span]:
+def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
     """NAME = VALUE: what names it, how it stands there, and whether it is a literal."""
-    if end == len(data) or data[end] in b"=~(){}[]<>,;$|":
+    rules = shipped()
+    if end == len(data) or data[end] in b"=~(){}[]<>,;$|:":
         return
+    if rules.wrapper.match(data, end):  # Some("…")
+        end = data.index(b"(", end) + 1
     before = data[max(0, at - 60) : at]
     head = len(before) - len(before.rstrip(NAME))
     begin = after_escape(data, at - head) if head < 60 else at
-    name = data[begin:end]
-    name = name[: len(name) - len(name.lstrip(NAME))].strip(b".-_")
-    between = data[begin + len(name) : end]
+    whole = data[begin:end]
+    whole = whole[: len(whole) - len(whole.lstrip(NAME))]
+    name = whole.strip(b".-_")
+    between = data[begin + len(whole) : end]
+    begin += len(whole) - len(whole.lstrip(b".-_"))
+    if data[max(0, begin - 9) : begin] == b"checksum/":
+        return  # Helm's annotation of what changed
     if (begin and data[begin - 1] in b"[$") and rules.placeholder.match(data, begin - 1):
         return
     if data[end - 1] in QUOTES and b"," in between:
+        if data[max(0, begin - 12) : begin].rstrip(b"\\\"'` ")[-1:] not in b"([{-":
+            return  # an item of a list beside another one
         end -= 1
         while data[end - 1] == 92:
             end -= 1
@@ -187,7 +244,7 @@ def _assignment(data: bytes, at: int, end: int, rules: Rules) -> Iterator[Span]:
         style = "element"
     elif separator.endswith((b"is", b"is:")):
         style = "prose"
-    elif begin >= 2 and data[begin - 2 : begin] == b"--" and not separator:
+    elif begin and data[begin - 1] == 45 and not separator:
         style = "flag"
     elif begin and data[begin - 1] in b"?&;":
         style = "query"
@@ -204,7 +261,13 @@ def _assignment(data: bytes, at: int, end: int, rules: Rules) -> Iterator[Span]:
         return
     if not quoted and separator[:1] in (b'"', b"\\") and value.isdigit():
         return  # a number in JSON must stay one
-    kind = judged(data[max(at, begin) : end], name, unnumbered(value), "quoted" if quoted else style, after)
+    kind = judged(
+        data[at if data[at] == 45 else max(at, begin) : end],
+        name,
+        unnumbered(value),
+        "quoted" if quoted else style,
+        after,
+    )
     if kind is not None:
         yield Span(start, stop, kind, 3)
 
@@ -245,7 +308,7 @@ def _value(data: bytes, at: int, style: str) -> tuple[int, int, bool]:
         style != "element"
         and stop > at
         and data[stop - 1] in b".,:)]}!?"
-        and not (data[stop - 1] in b"!?" and style == "env")
+        and not (data[stop - 1] in b"!?" and style in ("env", "bare", "flag"))
     ):
         stop -= 1
     return at, stop, False
