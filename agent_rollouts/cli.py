@@ -362,7 +362,8 @@ def _redact(
             for place in report([row(rollout)], pii=pii, hosts=redact_hosts, deny=deny):
                 counts[place.kind] += 1
                 if is_report:
-                    click.echo(f"{place.file}: {rollout.trace_id}, {place.column}: {place.kind} {place.masked}")
+                    where = place.column if place.message is None else f"message {place.message}"
+                    click.echo(f"{place.file}: {rollout.trace_id}, {where}: {place.kind} {place.masked}")
     _counts(f"{rows:,} rollouts", counts)
     if not counts:
         click.echo(f"{rows:,} rollouts: nothing found")
@@ -420,7 +421,7 @@ def _summary(funnel: Funnel, options: Options, output: Path) -> None:
     files = funnel.counts.get("files", Counter())
     click.echo(f"{funnel.files:,} files: " + ", ".join(f"{count:,} {what}" for what, count in files.most_common()))
     rows = funnel.counts.get("rows", Counter())
-    about, how = ("", "") if options.tokenizer else ("about ", " (UTF-8 bytes / 4)")
+    about, how = ("", "") if options.tokenizer else ("about ", " (estimated)")
     click.echo(
         f"{rows['rows']:,} rows of {rows['rollouts']:,} rollouts: {rows['messages']:,} messages, "
         f"{rows['tool calls']:,} tool calls, {about}{rows['tokens']:,} tokens{how}; "
