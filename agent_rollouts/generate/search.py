@@ -46,7 +46,8 @@ def local_index(place: str) -> Search:
         words = " OR ".join(f'"{word}"' for word in _WORD.findall(query))
         if not words:
             return []
-        sql = "select title, url, snippet(pages, 2, '', '', ' … ', 48) from pages where pages match ? order by rank limit ?"
+        excerpt = "snippet(pages, 2, '', '', ' … ', 48)"
+        sql = f"select title, url, {excerpt} from pages where pages match ? order by rank limit ?"
         with lock:
             return [Page(*found) for found in database.execute(sql, (words, count))]
 

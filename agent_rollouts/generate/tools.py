@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ from agent_rollouts import jsontext
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.events import JSON
 from agent_rollouts.formats._chat import shown_text
-from agent_rollouts.generate import sandbox, schema
+from agent_rollouts.generate import schema
+from agent_rollouts.generate.sandbox import Limits, Sandbox, run
 from agent_rollouts.generate.search import Search
 from agent_rollouts.generate.workspace import Workspace
 
@@ -40,8 +41,8 @@ class Bench:
     """What the tools of a session work with."""
 
     workspace: Workspace
-    sandbox: sandbox.Sandbox | None = None
-    limits: sandbox.Limits = sandbox.Limits()
+    sandbox: Sandbox | None = None
+    limits: Limits = field(default_factory=Limits)
     search: Search | None = None
     output_chars: int = 30_000
 
@@ -158,7 +159,7 @@ def run_command(bench: Bench, command: str) -> str:
     assert bench.sandbox is not None
     if "\0" in command:
         raise ToolError("a command holds no NUL")
-    outcome = sandbox.run(bench.sandbox, command, bench.workspace.root, bench.limits)
+    outcome = run(bench.sandbox, command, bench.workspace.root, bench.limits)
     if outcome.exit_code is None:
         said = f"{outcome.output}\n" if outcome.output else ""
         raise ToolError(f"{said}Command timed out after {bench.limits.seconds:g} seconds")

@@ -101,7 +101,9 @@ class Workspace:
                 raise WorkspaceError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no ordinary file'}")
             # A new file in its place: what else is linked to the old one keeps its content.
             part = f".{secrets.token_hex(8)}.part"
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=folder)
+            fd = os.open(
+                part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=folder
+            )
             try:
                 with os.fdopen(fd, "wb") as file:
                     file.write(data)
