@@ -73,7 +73,7 @@ class PromptOptions:
 class WorkspaceOptions:
     """The folder that each session has, and how commands run in it."""
 
-    root: Annotated[str | None, "Where the folders are made; null makes OUTPUT/workspaces"] = None
+    root: Annotated[str | None, "Where the folders are made; null makes OUTPUT-workspaces"] = None
     folder: Annotated[str | None, "Folder that every session starts from, unless its prompt names one"] = None
     git_bundle: Annotated[str | None, "Git bundle that every session starts from, unless its prompt names one"] = None
     git_ref: Annotated[str | None, "What to check out of it; null is its HEAD"] = None

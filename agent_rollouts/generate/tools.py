@@ -196,7 +196,7 @@ def offered(names: Sequence[str], *, has_search: bool) -> list[Tool]:
     for given in names:
         if given == "web_search" and not has_search:
             continue
-        function = TOOLS.get(given) or _own(given)
+        function = TOOLS.get(given) or function_of(given)
         name = function.__name__
         if name in found:
             raise AgentRolloutsError(f"two tools are called {name}; rename one of them")
@@ -229,8 +229,12 @@ def call(bench: Bench, tools: Sequence[Tool], name: str, arguments: str) -> Resu
     return Result(_clipped(text, bench.output_chars), False)
 
 
-def _own(given: str) -> Callable[..., Any]:
-    """The user's function `file.py:function` or `package.module:function`."""
+def function_of(given: str) -> Callable[..., Any]:
+    """The user's function `file.py:function` or `package.module:function`.
+
+    Raises:
+        AgentRolloutsError: there is none.
+    """
     place, colon, name = given.rpartition(":")
     if not colon:
         raise AgentRolloutsError(
