@@ -225,9 +225,9 @@ def _bubblewrap(limits: Limits) -> tuple[Sandbox | None, str]:
             words += ["--symlink", os.readlink(place), place]
         elif os.path.isdir(place):
             words += ["--ro-bind", place, place]
-    for place in (*_ETC, *limits.readable):
-        words += ["--ro-bind-try", place, place]
     words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/dev/shm"]
+    for place in (*_ETC, *limits.readable):  # behind /tmp, which may hold them
+        words += ["--ro-bind-try", place, place]
 
     def argv(command: str, folder: Path, seconds: float) -> list[str]:
         return [*words, "--bind", str(folder), SHOWN, "--chdir", SHOWN, "--", "/bin/sh", "-c", command]

@@ -28,6 +28,7 @@ MAX_FILE = 8 * 1024 * 1024
 """The largest file that the tools read or write, in bytes."""
 
 _MAX_LINKS = 40  # as Linux
+_MAX_DEPTH = 100  # each folder on the way is an open file
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe in the place of a file must not stop the session.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -140,8 +141,9 @@ class Workspace:
             if is_folder:
                 start = path.rstrip("/")
                 for place, folders, names, fd in os.fwalk(name, dir_fd=folder, follow_symlinks=False):
-                    folders[:] = sorted(set(folders) - {".git"})
                     inner = os.path.normpath(os.path.join(start, os.path.relpath(place, name)))
+                    is_deep = inner.count("/") >= _MAX_DEPTH
+                    folders[:] = [] if is_deep else sorted(set(folders) - {".git"})
                     for file in sorted(names):
                         if (data := _content(file, fd)) is not None:
                             yield os.path.normpath(os.path.join(inner, file)), data
@@ -177,6 +179,8 @@ class Workspace:
                             break
                         if not create:
                             raise
+                        if len(stack) > _MAX_DEPTH:
+                            raise WorkspaceError(f"{path} is more than {_MAX_DEPTH} folders deep") from None
                         with suppress(FileExistsError):
                             os.mkdir(part, dir_fd=stack[-1])
                         mode = stat.S_IFDIR
@@ -190,6 +194,8 @@ class Workspace:
                             del stack[1:]
                         pending.extendleft(reversed(parts))
                     elif pending:
+                        if len(stack) > _MAX_DEPTH:
+                            raise WorkspaceError(f"{path} is more than {_MAX_DEPTH} folders deep")
                         enter(os.open(part, _FOLDER, dir_fd=stack[-1]))
                     else:
                         name = part
@@ -296,14 +302,8 @@ def remove(root: Path) -> bool:
         return True
     if root.is_symlink() or not root.is_dir():
         raise AgentRolloutsError(f"{root} is no folder; move it away")
-    shutil.rmtree(root, ignore_errors=True)
-    if root.exists():
-        # Folders without permissions, which the session made: each is opened up before it is walked.
-        with suppress(OSError):
-            root.chmod(0o700)
-            for _, folders, _, fd in os.fwalk(root, follow_symlinks=False):
-                for folder in folders:
-                    if stat.S_ISDIR(os.stat(folder, dir_fd=fd, follow_symlinks=False).st_mode):
-                        os.chmod(folder, 0o700, dir_fd=fd)
-        shutil.rmtree(root, ignore_errors=True)
+    # Neither follows links, and unlike Python's own they take folders of any depth. A session may have made folders
+    # without permissions.
+    subprocess.run(["chmod", "-R", "u+rwx", "--", str(root)], capture_output=True)
+    subprocess.run(["rm", "-rf", "--", str(root)], capture_output=True)
     return not root.exists()
