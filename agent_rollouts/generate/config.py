@@ -192,8 +192,8 @@ def example() -> str:
         for item, _, note in described(type(options)):
             value = getattr(options, item.name)
             value = list(value) if isinstance(value, tuple) else value
-            text = yaml.safe_dump({item.name: value}, default_flow_style=None, width=10_000, allow_unicode=True).strip()
-            lines += [f"  # {note}.", f"  {text}"]
+            text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+            lines += [f"  # {note}.", f"  {item.name}: {text.removesuffix('...' + chr(10)).strip()}"]
     return "\n".join(lines) + "\n"
 
 
