@@ -28,6 +28,7 @@ from agent_rollouts.generate.config import Config, changed
 from agent_rollouts.generate.prompts import Prompt
 from agent_rollouts.generate.record import FAILED, SESSIONS, Recorder, Secrets, check, record, session_ids
 from agent_rollouts.generate.runner import Summary, generate
+from agent_rollouts.generate.sandbox import Limits, choose
 from agent_rollouts.generate.tools import offered
 from tests.llm_server import Reply, Request, Server
 
@@ -207,15 +208,12 @@ def test_what_models_get_wrong_goes_back_to_them(tmp_path: Path) -> None:
     _, server = run(tmp_path, script, prompts="one\n")
     assert not server.refused  # the server takes no arguments that are no JSON
     (line,) = lines(tmp_path)
-    results = [(m["content"][:40], m["is_error"]) for m in line["messages"] if m["role"] == "tool"]
-    assert results[:3] == [
-        ("Error: the arguments are not a JSON object", True),
-        ("Error: the arguments are not a JSON object", True),
-        ("Error: there is no tool 'fly'; there are", True),
-    ] or [said[:20] for said, _ in results[:3]] == [
-        "Error: the arguments",
-        "Error: the arguments",
-        "Error: there is no t",
+    results = [(m["content"], m["is_error"]) for m in line["messages"] if m["role"] == "tool"]
+    assert [said[:30] for said, _ in results[:4]] == [
+        "Error: the arguments are not a",
+        "Error: the arguments are not a",
+        "Error: there is no tool 'fly';",
+        "Error: argument path is missin",
     ]
     assert [is_error for _, is_error in results] == [True, True, True, True, False, False, False, True]
     said = [m["tool_calls"] for m in line["messages"] if m.get("tool_calls")]
@@ -337,6 +335,23 @@ def test_the_cost_has_a_limit(tmp_path: Path) -> None:
     assert (summary.already, summary.ends) == (1, {"answered": 2})
 
 
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C: sessions end at their next step, what was begun is kept, and the next run does the rest."""
+
+    def script(request: Request) -> Reply:
+        if task(request) == "two" and turn(request) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        return worker(request)
+
+    summary, _ = run(tmp_path, script, processing__concurrency=1)
+    assert (summary.halted, summary.ends, summary.left) == ("interrupted", {"answered": 1}, 2)
+    assert [line["metadata"]["error"] for line in lines(tmp_path, FAILED)] == ["interrupted"]
+    summary, _ = run(tmp_path)
+    assert (summary.already, summary.ends, summary.halted) == (1, {"answered": 2}, None)
+    assert not (tmp_path / "out" / FAILED).exists()
+
+
 def test_prices_make_the_cost(tmp_path: Path) -> None:
     usage = {"prompt_tokens": 1000, "completion_tokens": 100, "completion_tokens_details": {"reasoning_tokens": 40}}
     summary, _ = run(
@@ -403,9 +418,7 @@ def test_no_key_and_no_secret_is_in_any_output(tmp_path: Path, monkeypatch: pyte
     everything |= {f"request {number}": text for number, text in enumerate(seen)}
     for word in (KEY, password, note, json.dumps(note)[1:-1], "file" * 5):
         for place, text in everything.items():
-            if place.startswith("request") and word == note:
-                continue  # what the model said itself
-            assert word not in text or (word == password and "command" in text and word in str(looks)), place
+            assert word not in text, (place, word)
     monkeypatch.delenv("FILE_TOKEN", raising=False)
 
 
@@ -493,7 +506,7 @@ def test_a_torn_line_is_healed_wherever_it_is_torn(tmp_path: Path) -> None:
         with Recorder(tmp_path) as recorder:
             recorder.write(record(Prompt("ü"), session, tools, run="r", name=name))
         whole.append((tmp_path / SESSIONS).read_bytes())
-    for cut in range(len(whole[0]), len(whole[1])):
+    for cut in [*range(len(whole[0]), len(whole[1]) - 1, 17), len(whole[1]) - 1]:
         (tmp_path / SESSIONS).write_bytes(whole[1][:cut])
         with Recorder(tmp_path) as recorder:
             assert recorder.done("r") == {"a"}
@@ -651,7 +664,20 @@ def test_without_a_sandbox_it_must_be_said(tmp_path: Path, monkeypatch: pytest.M
         assert generate(config(tmp_path, server, agent__tools=("read_file", "write_file"))).sandbox == "no commands"
 
 
-def test_the_command_is_one_of_clicks() -> None:
+def test_it_is_a_command() -> None:
     assert isinstance(command, click.Command)
     assert command.name == "generate"
-    assert os.name == "posix"
+
+
+@pytest.mark.parametrize("kind", ["bubblewrap", "sandlock"])
+def test_sessions_in_a_sandbox(tmp_path: Path, kind: str) -> None:
+    try:
+        choose(kind, Limits())
+    except AgentRolloutsError as error:
+        pytest.skip(str(error)[:150])
+    with Server(worker, key=KEY) as server:
+        summary = generate(config(tmp_path, server, workspace__sandbox=kind))
+    assert (summary.sandbox, summary.ends) == (kind, {"answered": 3})
+    assert {m["content"] for line in lines(tmp_path) for m in line["messages"] if m.get("name") == "run_command"} == {
+        *("one\n", "two\n", "three\n")
+    }

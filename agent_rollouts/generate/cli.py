@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import click
 
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.generate import config as configuration
-from agent_rollouts.generate.runner import Summary, generate, require_openai
+from agent_rollouts.generate.runner import INTERRUPTED, Summary, generate, require_openai
 from agent_rollouts.generate.sandbox import KINDS
 
 _FLAGS = {
@@ -57,7 +58,10 @@ def command(config: Path | None, init: bool, unsandboxed: bool, **flags: object)
     given = {_FLAGS[name]: value for name, value in flags.items() if value not in (None, ())}
     loaded = configuration.changed(configuration.load(config) if config else configuration.Config(), given)
     with _logging(loaded.logging):
-        _tell(generate(loaded, unsandboxed=unsandboxed), loaded)
+        summary = generate(loaded, unsandboxed=unsandboxed)
+    _tell(summary, loaded)
+    if summary.halted == INTERRUPTED:
+        sys.exit(130)  # as shells say it
 
 
 def _init(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,9 @@ from agent_rollouts.generate.tools import Bench, Tool, function_of, offered
 from agent_rollouts.llm import Endpoint, Meter, Prices
 
 logger = logging.getLogger(__name__)
+
+INTERRUPTED = "interrupted"
+"""Why a run was halted, where its user did it."""
 
 
 @dataclass
@@ -113,6 +117,7 @@ class _Run:
         if self.folders == output or output in self.folders.parents:
             raise AgentRolloutsError(f"workspace.root must not be within output.folder ({output})")
         self.broken: EndpointError | None = None
+        self._counting = threading.Lock()
 
     def work(self, recorder: Recorder) -> Summary:
         done = recorder.done(self.id)
@@ -132,11 +137,11 @@ class _Run:
                     ended, running = wait(running, timeout=0.5)
                     for future in ended:
                         future.result()
-                    bar.update(len(ended))
+                    bar.update(summary.already + sum(summary.ends.values()) - bar.n)
                     bar.set_postfix_str(self._spent())
             except BaseException as error:
                 # Sessions end at their next step, and are asked again by the next run.
-                self.meter.halt("interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error}")
+                self.meter.halt(INTERRUPTED if isinstance(error, KeyboardInterrupt) else f"failed: {error}")
                 pool.shutdown(wait=False, cancel_futures=True)
                 if not isinstance(error, KeyboardInterrupt):
                     raise
@@ -167,6 +172,8 @@ class _Run:
         except Exception as error:
             logger.exception("session %s", name)
             session.stop, session.error, session.retryable = "error", f"{type(error).__name__}: {error}", True
+        if session.error is not None:
+            session.error = self.secrets.of(session.error)
         if is_begun:
             facts = {
                 "model": session.models[-1] if session.models else self.config.api.model,
@@ -179,7 +186,8 @@ class _Run:
             line = record(prompt, session, self.tools, run=self.id, name=name, **facts)
             recorder.write(line)
             if not session.retryable:
-                summary.ends[line["metadata"]["stop"]] += 1
+                with self._counting:
+                    summary.ends[line["metadata"]["stop"]] += 1
             logger.info("session %s: %s, %d turns %s", name, session.stop, session.turns, session.error or "")
         if is_begun and self._keeps(session):
             summary.kept.append(str(root))
