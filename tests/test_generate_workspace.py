@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_rollouts.errors import AgentRolloutsError
-from agent_rollouts.generate.workspace import MAX_FILE, Workspace, WorkspaceError, create, remove
+from agent_rollouts.errors import AgentRolloutsError, ToolError
+from agent_rollouts.generate.workspace import MAX_FILE, Workspace, create, remove
 
 WORD = b"nobody inside may read this"
 
@@ -70,7 +70,7 @@ def test_no_path_leads_outside(place: Workspace) -> None:
     paths = outwards(place.root)
     for path in paths:
         for attempt in (place.read, place.entries, lambda p: list(place.files(p)), lambda p: place.write(p, b"x")):
-            with pytest.raises(WorkspaceError, match="outside the workspace") as caught:
+            with pytest.raises(ToolError, match="outside the workspace") as caught:
                 attempt(path)
             # The model learns nothing of the folders above.
             assert str(place.root.parent) not in str(caught.value).replace(path, "")
@@ -84,7 +84,7 @@ def test_odd_names_stay_inside(place: Workspace, path: str) -> None:
     for attempt in (lambda: place.write(path, b"x"), lambda: place.read(path), lambda: place.entries(path)):
         try:
             attempt()
-        except WorkspaceError:
+        except ToolError:
             continue
 
 
@@ -104,7 +104,7 @@ def test_no_path_at_all_leads_outside(tmp_path_factory: pytest.TempPathFactory, 
     workspace = Workspace(root, shown="/workspace")
     try:
         workspace.write("/".join(parts), b"x")
-    except WorkspaceError:
+    except ToolError:
         pass
     finally:
         workspace.close()
@@ -126,7 +126,7 @@ def test_links_within_are_followed(place: Workspace) -> None:
     assert [entry.kind for entry in place.entries() if entry.name == "folder"] == ["link"]
     (place.root / "a").symlink_to("b")
     (place.root / "b").symlink_to("a")
-    with pytest.raises(WorkspaceError, match="too many links"):
+    with pytest.raises(ToolError, match="too many links"):
         place.read("a")
 
 
@@ -138,12 +138,12 @@ def test_only_ordinary_files_are_read(place: Workspace) -> None:
         file.truncate(MAX_FILE + 1)
     began = time.monotonic()
     for path in ("pipe", "sub", "sparse", "sub/s", "gone", "sub/a.txt/x"):
-        with pytest.raises(WorkspaceError):
+        with pytest.raises(ToolError):
             place.read(path)
     for path in ("pipe", "sub", ".", "sub/a.txt/x"):
-        with pytest.raises(WorkspaceError):
+        with pytest.raises(ToolError):
             place.write(path, b"x")
-    with pytest.raises(WorkspaceError, match="larger"):
+    with pytest.raises(ToolError, match="larger"):
         place.write("large", b"x" * (MAX_FILE + 1))
     assert [path for path, _ in place.files()] == ["sub/a.txt"]
     assert time.monotonic() - began < 60  # a pipe would have hung for ever
@@ -178,7 +178,7 @@ def test_no_race_leads_outside(place: Workspace, monkeypatch: pytest.MonkeyPatch
             lambda: got.update(data for _, data in place.files("flip")),
             lambda: got.update(data for _, data in place.files(".")),
         ):
-            with suppress(WorkspaceError):
+            with suppress(ToolError):
                 attempt()
 
     for moment in range(1, 30):
@@ -210,9 +210,9 @@ def test_folders_of_any_depth_are_searched_and_removed(place: Workspace) -> None
     command = "i=0; while [ $i -lt 1500 ]; do mkdir d; cd -P d; i=$((i+1)); done; echo deep > f"
     subprocess.run(["/bin/sh", "-c", command], cwd=place.root, check=True)
     assert [path for path, _ in place.files()] == ["sub/a.txt"]
-    with pytest.raises(WorkspaceError, match="more than 100 folders deep"):
+    with pytest.raises(ToolError, match="more than 100 folders deep"):
         place.read("/".join("d" * 1500) + "/f")
-    with pytest.raises(WorkspaceError, match="more than 100 folders deep"):
+    with pytest.raises(ToolError, match="more than 100 folders deep"):
         place.write("/".join("e" * 1500) + "/f", b"")
     assert remove(place.root / "d")
 
@@ -226,7 +226,7 @@ def test_starting_folders_are_copied(tmp_path: Path) -> None:
     create(root, folder=str(start))
     workspace = Workspace(root)
     workspace.write("src/a.py", b"a = 2\n")
-    with pytest.raises(WorkspaceError, match="outside"):
+    with pytest.raises(ToolError, match="outside"):
         workspace.entries("out")
     workspace.close()
     assert (start / "src" / "a.py").read_text() == "a = 1\n"

@@ -121,31 +121,31 @@ def check(line: Mapping[str, JSON]) -> None:
     """Hold a line against the format: calls and results are paired, and our decoder reads the very messages.
 
     Raises:
-        ValueError: what is wrong.
+        AgentRolloutsError: what is wrong.
     """
     messages: list[dict[str, JSON]] = line["messages"]
     open_calls: list[str] = []
     for message in messages:
         if message["role"] == "tool":
             if not open_calls or message["tool_call_id"] != open_calls.pop(0):
-                raise ValueError("a result without its call")
+                raise AgentRolloutsError("a result without its call")
             continue
         if open_calls:
-            raise ValueError("a call without a result")
+            raise AgentRolloutsError("a call without a result")
         open_calls = [call["id"] for call in message.get("tool_calls", ())]
     if open_calls:
-        raise ValueError("a call without a result")
+        raise AgentRolloutsError("a call without a result")
     (rollout,) = list(read(Source("line.jsonl", _bytes(line)), _FORMAT))
     if rollout.skipped:
-        raise ValueError(f"the decoder skips {dict(rollout.skipped)}")
+        raise AgentRolloutsError(f"the decoder skips {dict(rollout.skipped)}")
     found = row(rollout)["messages"]
     if [m["role"] for m in found] != [m["role"] for m in messages]:
-        raise ValueError("the decoder reads other messages")
+        raise AgentRolloutsError("the decoder reads other messages")
     for ours, theirs in zip(messages, found, strict=True):
         check_message(theirs)
         for key in ("tool_call_id", "tool_calls", "is_error"):
             if ours.get(key) != theirs.get(key):
-                raise ValueError(f"the decoder reads other {key}")
+                raise AgentRolloutsError(f"the decoder reads other {key}")
 
 
 class Recorder:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import re2
 
 from agent_rollouts import jsontext
-from agent_rollouts.errors import AgentRolloutsError
+from agent_rollouts.errors import AgentRolloutsError, ToolError
 from agent_rollouts.events import JSON
 from agent_rollouts.formats._chat import shown_text
 from agent_rollouts.generate import schema
@@ -30,10 +30,6 @@ from agent_rollouts.generate.workspace import Workspace
 
 _MAX_MATCHES = 200
 _MAX_LINE = 500
-
-
-class ToolError(AgentRolloutsError):
-    """What a tool could not do; goes back to the model."""
 
 
 @dataclass(frozen=True)

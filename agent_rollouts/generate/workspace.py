@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from agent_rollouts.errors import AgentRolloutsError
+from agent_rollouts.errors import AgentRolloutsError, ToolError
 
 SHOWN = "/workspace"
 """Where a sandbox that can do so mounts the folder."""
@@ -33,10 +33,6 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe in the place of a file must not stop the session.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _GIT = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-
-
-class WorkspaceError(AgentRolloutsError):
-    """A path that is not to be reached, or a file that is not to be read; goes back to the model."""
 
 
 class Entry(NamedTuple):
@@ -68,38 +64,38 @@ class Workspace:
         """The bytes of a file.
 
         Raises:
-            WorkspaceError: outside, not there, no file, or larger than `MAX_FILE`.
+            ToolError: outside, not there, no file, or larger than `MAX_FILE`.
         """
         with self._walked(path) as (folder, name), _told(path):
             fd = os.open(name, _FILE, dir_fd=folder)
             with os.fdopen(fd, "rb") as file:
                 found = os.fstat(fd)
                 if stat.S_ISDIR(found.st_mode):
-                    raise WorkspaceError(f"{path} is a folder")
+                    raise ToolError(f"{path} is a folder")
                 if not stat.S_ISREG(found.st_mode):
-                    raise WorkspaceError(f"{path} is no ordinary file")
+                    raise ToolError(f"{path} is no ordinary file")
                 data = file.read(MAX_FILE + 1)
         if len(data) > MAX_FILE:
-            raise WorkspaceError(f"{path} is larger than {MAX_FILE} bytes")
+            raise ToolError(f"{path} is larger than {MAX_FILE} bytes")
         return data
 
     def write(self, path: str, data: bytes) -> bool:
         """Put a file in place at once, with the folders above it; says whether it is new.
 
         Raises:
-            WorkspaceError: outside, a folder, or more than `MAX_FILE`.
+            ToolError: outside, a folder, or more than `MAX_FILE`.
         """
         if len(data) > MAX_FILE:
-            raise WorkspaceError(f"{path} would be larger than {MAX_FILE} bytes")
+            raise ToolError(f"{path} would be larger than {MAX_FILE} bytes")
         with self._walked(path, create=True) as (folder, name), _told(path):
             if name == ".":
-                raise WorkspaceError(f"{path} is a folder")
+                raise ToolError(f"{path} is a folder")
             try:
                 mode: int | None = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
             except FileNotFoundError:
                 mode = None
             if mode is not None and not stat.S_ISREG(mode):
-                raise WorkspaceError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no ordinary file'}")
+                raise ToolError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no ordinary file'}")
             # A new file in its place: what else is linked to the old one keeps its content.
             part = f".{secrets.token_hex(8)}.part"
             fd = os.open(
@@ -121,7 +117,7 @@ class Workspace:
         """What a folder holds, by name.
 
         Raises:
-            WorkspaceError: outside, not there, or no folder.
+            ToolError: outside, not there, or no folder.
         """
         with self._walked(path) as (folder, name), _told(path):
             fd = os.open(name, _FOLDER, dir_fd=folder)
@@ -168,7 +164,7 @@ class Workspace:
                     part = pending.popleft()
                     if part == "..":
                         if len(stack) == 1:
-                            raise WorkspaceError(f"{path} is outside the workspace")
+                            raise ToolError(f"{path} is outside the workspace")
                         stack.pop()
                         continue
                     try:
@@ -180,14 +176,14 @@ class Workspace:
                         if not create:
                             raise
                         if len(stack) > _MAX_DEPTH:
-                            raise WorkspaceError(f"{path} is more than {_MAX_DEPTH} folders deep") from None
+                            raise ToolError(f"{path} is more than {_MAX_DEPTH} folders deep") from None
                         with suppress(FileExistsError):
                             os.mkdir(part, dir_fd=stack[-1])
                         mode = stat.S_IFDIR
                     if stat.S_ISLNK(mode):
                         links += 1
                         if links > _MAX_LINKS:
-                            raise WorkspaceError(f"{path} has too many links")
+                            raise ToolError(f"{path} has too many links")
                         target = os.readlink(part, dir_fd=stack[-1])
                         parts = self._parts(target, path)
                         if target.startswith("/"):
@@ -195,7 +191,7 @@ class Workspace:
                         pending.extendleft(reversed(parts))
                     elif pending:
                         if len(stack) > _MAX_DEPTH:
-                            raise WorkspaceError(f"{path} is more than {_MAX_DEPTH} folders deep")
+                            raise ToolError(f"{path} is more than {_MAX_DEPTH} folders deep")
                         enter(os.open(part, _FOLDER, dir_fd=stack[-1]))
                     else:
                         name = part
@@ -205,7 +201,7 @@ class Workspace:
         if path.startswith("/"):
             inside = next((p for p in (self.shown, str(self.root)) if path == p or path.startswith(f"{p}/")), None)
             if inside is None:
-                raise WorkspaceError(f"{asked} is outside the workspace; paths are relative to it")
+                raise ToolError(f"{asked} is outside the workspace; paths are relative to it")
             path = path[len(inside) :]
         return [part for part in path.split("/") if part not in ("", ".")]
 
@@ -216,11 +212,11 @@ def _told(path: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, UnicodeError) as error:
-        if isinstance(error, WorkspaceError):
+        if isinstance(error, ToolError):
             raise
-        raise WorkspaceError(f"{path!r} is no path") from None
+        raise ToolError(f"{path!r} is no path") from None
     except OSError as error:
-        raise WorkspaceError(f"{path}: {error.strerror or error}") from None
+        raise ToolError(f"{path}: {error.strerror or error}") from None
 
 
 def _entry(entry: os.DirEntry[str]) -> Entry:
