@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from agent_rollouts import llm, load_rollouts
+from agent_rollouts.distill.redact import redact
 from agent_rollouts.errors import AgentRolloutsError, EndpointError
 from agent_rollouts.features import check_message
 from agent_rollouts.generate import runner
@@ -578,6 +579,12 @@ def test_results_of_any_text_read_back(content: str) -> None:
     said = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call]}, result]
     session = Session(messages=[*said, {"role": "assistant", "content": "ok"}], stop="answered")
     assert record(Prompt("x"), session, [], run="r", name="s")["metadata"]["completed"] is True
+
+
+def test_ids_are_not_taken_for_secrets(tmp_path: Path) -> None:
+    run(tmp_path, prompts="".join(f"{number}\n" for number in range(20)), agent__tools=("read_file", "list_directory"))
+    for row in load_rollouts("agentic_datagen", str(tmp_path / "out"), cache_dir=str(tmp_path / "cache")):
+        assert redact(row)["redactions"] == {}
 
 
 # -- Hermes --------------------------------------------------------------------------------------

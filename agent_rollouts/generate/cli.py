@@ -57,6 +57,8 @@ def command(config: Path | None, init: bool, unsandboxed: bool, **flags: object)
     require_openai()
     given = {_FLAGS[name]: value for name, value in flags.items() if value not in (None, ())}
     loaded = configuration.changed(configuration.load(config) if config else configuration.Config(), given)
+    if unsandboxed:
+        click.echo("NOT SANDBOXED: commands of the model can do all that you may do", err=True)
     with _logging(loaded.logging):
         summary = generate(loaded, unsandboxed=unsandboxed)
     _tell(summary, loaded)
@@ -99,8 +101,7 @@ class _logging:
 
 def _tell(summary: Summary, config: configuration.Config) -> None:
     meter = summary.meter
-    if summary.sandbox == "none":
-        click.echo("NOT SANDBOXED: commands of the model could do all that you may do", err=True)
+    click.echo(f"commands ran in: {summary.sandbox}")
     if summary.prompts:
         click.echo("prompts left out: " + ", ".join(f"{why} {count:,}" for why, count in summary.prompts.items()))
     ends = ", ".join(f"{stop} {count:,}" for stop, count in summary.ends.most_common()) or "none"

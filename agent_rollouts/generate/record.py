@@ -19,6 +19,7 @@ import hashlib
 import logging
 import os
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -63,7 +64,7 @@ def run_id(config: Config, tools: Sequence[Tool]) -> str:
     for section in ("api", "workspace", "agent"):
         options = asdict(getattr(config, section))
         made_of.append({key: value for key, value in options.items() if f"{section}.{key}" not in _OUTSIDE})
-    return hashlib.sha256(orjson.dumps(made_of, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+    return _id(orjson.dumps(made_of, option=orjson.OPT_SORT_KEYS))
 
 
 def session_ids(prompts: Iterable[Prompt]) -> Iterator[tuple[str, Prompt]]:
@@ -72,7 +73,7 @@ def session_ids(prompts: Iterable[Prompt]) -> Iterator[tuple[str, Prompt]]:
     for prompt in prompts:
         number = seen[prompt.digest] = seen.get(prompt.digest, 0) + 1
         made_of = prompt.digest if number == 1 else f"{prompt.digest} {number}"
-        yield hashlib.sha256(made_of.encode()).hexdigest()[:16], prompt
+        yield _id(made_of.encode()), prompt
 
 
 def record(
@@ -89,7 +90,7 @@ def record(
         "tools": [tool.schema for tool in tools],
         "messages": session.messages,
         "metadata": {
-            "prompt_id": prompt.digest[:16],
+            "prompt_id": _id(prompt.digest.encode()),
             "run_id": run,
             "session_id": name,
             "turns": session.turns,
@@ -294,6 +295,11 @@ def check_hermes(target: str | os.PathLike[str]) -> None:
     place = Path(target)
     if place.is_dir() and any(place.iterdir()) and not (place / _MARK).exists():
         raise AgentRolloutsError(f"{place} holds files that this program did not write; name another folder")
+
+
+def _id(data: bytes) -> str:
+    """A hash that looks like an id and not, as redaction has it, like a secret."""
+    return str(uuid.UUID(hashlib.sha256(data).hexdigest()[:32], version=5))
 
 
 def _heal(path: Path) -> None:

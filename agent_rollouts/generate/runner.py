@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import import_module
@@ -145,6 +146,8 @@ class _Run:
                 pool.shutdown(wait=False, cancel_futures=True)
                 if not isinstance(error, KeyboardInterrupt):
                     raise
+        with suppress(OSError):
+            self.folders.rmdir()  # if none was kept
         summary.halted = self.meter.halted
         summary.left = len(todo) - sum(summary.ends.values())
         return summary
