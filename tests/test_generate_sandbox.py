@@ -94,6 +94,19 @@ def test_a_sandbox_keeps_commands_inside(kind: str, tmp_path: Path, monkeypatch:
     assert not runs(mark)
 
 
+@pytest.mark.parametrize("kind", ["bubblewrap", "sandlock"])
+def test_the_network_is_there_when_asked_for(kind: str, tmp_path: Path) -> None:
+    working(kind)
+    limits = Limits(network=True)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        connect = f"import socket; socket.create_connection(('127.0.0.1', {port})); print('there')"
+        outcome = run(choose(kind, limits), f'python3 -c "{connect}"', tmp_path, limits)
+    assert outcome == ("there\n", 0)
+
+
 def test_readable_folders_are_read_only(tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     (tools / "bin").mkdir(parents=True)

@@ -199,7 +199,10 @@ class Recorder:
     def write(self, line: Mapping[str, JSON]) -> None:
         """Append a session to its file; it is on disk when this returns."""
         name = SESSIONS if line["metadata"]["completed"] else FAILED
-        data = self._clean.of_line(_bytes(line)) + b"\n"
+        metadata = line["metadata"]
+        said = {key: self._clean.of_value(line[key]) for key in ("prompt", "messages")}
+        noted = {key: self._clean.of_value(metadata[key]) for key in ("error", "prompt_source") if key in metadata}
+        data = _bytes({**line, **said, "metadata": {**metadata, **noted}}) + b"\n"
         with self._mutex:
             if name not in self._files:
                 self._files[name] = (self.folder / name).open("ab", buffering=0)
@@ -251,11 +254,15 @@ class Secrets:
             text = text.replace(value, name)
         return text
 
-    def of_line(self, data: bytes) -> bytes:
-        """The same for a JSON text, in which values are escaped."""
-        for value, name in self._ordered:
-            data = data.replace(jsontext.exact_text(value)[1:-1].encode(errors="surrogateescape"), name.encode())
-        return data
+    def of_value(self, value: JSON) -> JSON:
+        """The same for every text in a value."""
+        if isinstance(value, str):
+            return self.of(value)
+        if isinstance(value, list):
+            return [self.of_value(item) for item in value]
+        if isinstance(value, dict):
+            return {self.of(key): self.of_value(item) for key, item in value.items()}
+        return value
 
 
 def write_hermes(
