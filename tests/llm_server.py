@@ -140,6 +140,7 @@ class Server:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer takes the 40 ms of a delayed acknowledgement
     owner: Server
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -604,6 +604,7 @@ def test_names_that_are_not_there(tmp_path: Path) -> None:
         ({"digest_tokens": 10}, "digest_tokens is 10"),
         ({"concurrency": 0}, "concurrency is 0"),
         ({"price_input": 1.0}, "price_input and price_output go together"),
+        ({"judge_price_input": 1.0, "judge_price_output": 1.0}, "judge_price_input is for a judge of its own"),
         ({"parameter": ("temperature",)}, "NAME=VALUE, not 'temperature'"),
     ],
 )

@@ -45,6 +45,8 @@ from agent_rollouts.llm import Cache, Endpoint, Meter, Prices, in_order
 
 __all__ = ["Recipe", "RecipeOptions", "Report", "built_in", "load", "run", "view"]
 
+_KIND = re.compile(r"\d{3}\b|[^:]*")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
@@ -91,6 +93,10 @@ class RecipeOptions:
             )
         if self.concurrency < 1:
             raise AgentRolloutsError(f"concurrency is {self.concurrency}; it must be positive")
+        of_judge = ("judge_api_key_env", "judge_price_input", "judge_price_output")
+        given = [name for name in of_judge if getattr(self, name) is not None]
+        if given and self.judge_model is None and self.judge_base_url is None:
+            raise AgentRolloutsError(f"{given[0]} is for a judge of its own; name judge_model or judge_base_url")
         for prefix in ("", "judge_"):
             names = (f"{prefix}price_input", f"{prefix}price_output")
             if sum(getattr(self, name) is None for name in names) == 1:
@@ -193,9 +199,6 @@ def default_cache() -> Path:
     """Where answers are kept unless it is said."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser() / "agent-rollouts" / "answers.sqlite"
-
-
-_KIND = re.compile(r"\d{3}\b|[^:]*")
 
 
 class _Work:
