@@ -18,7 +18,7 @@ import agent_rollouts
 from agent_rollouts import __version__
 from agent_rollouts.cli import DEMO, main
 from agent_rollouts.configs import formats
-from agent_rollouts.distill import write
+from agent_rollouts.distill import card
 from tests.sessions import claude, claude_agent, claude_records, codex, lines, put
 
 COMMANDS = list(main.commands.items())
@@ -34,7 +34,9 @@ def run(*words: str | os.PathLike[str]) -> Result:
 def test_help_lists_all_commands() -> None:
     text = run("--help").stdout
     listed = dict(re.findall(r"^  ([a-z]+)  +(\S.*)$", text.partition("Commands:")[2], re.M))
-    assert list(listed) == sorted(main.commands) == ["audit", "distill", "families", "formats", "inspect"]
+    assert list(listed) == sorted(main.commands) == [
+        "audit", "distill", "families", "fingerprint", "formats", "inspect", "redact",
+    ]  # fmt: skip
     assert all(summary.endswith((".", "...")) for summary in listed.values())
 
 
@@ -54,13 +56,13 @@ def test_help_mentions_only_what_exists() -> None:
     known |= {"--help", "--version"}
     texts = [run(*words, "--help").stdout for words in ([], *([name] for name in main.commands))]
     package = Path(agent_rollouts.__file__).parent
-    texts += [
-        path.read_text(encoding="utf-8")
-        for path in (package / "cli.py", *(package / "distill" / name for name in ("__init__.py", "write.py")))
-    ]
-    texts.append(write._CARD.read_text(encoding="utf-8"))
+    # Other modules read other programs' commands.
+    telling = ("__init__", "options", "filters", "splits", "funnel", "pipeline", "write", "card", "shapes/shape")
+    for path in (package / "cli.py", *(package / "distill" / f"{name}.py" for name in telling)):
+        texts.append(path.read_text(encoding="utf-8"))
+    texts.append(card._CARD.read_text(encoding="utf-8"))
     for text in texts:
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w-])", text)) <= known
         assert set(re.findall(r"`agent-rollouts ([a-z]+)", text)) <= set(main.commands)
 
 
@@ -94,7 +96,7 @@ def test_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == sum(len(config.roots) + 2 for config in formats().values())
 
 
-@pytest.mark.parametrize("command", ["inspect", "audit", "distill"])
+@pytest.mark.parametrize("command", ["inspect", "audit", "distill", "redact"])
 def test_default_folders(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     put(tmp_path / ".claude/projects/garden/s1.jsonl", claude("s1"))
@@ -105,11 +107,21 @@ def test_default_folders(command: str, tmp_path: Path, monkeypatch: pytest.Monke
     output = ["--output", "dataset"] if command == "distill" else []
     result = run(command, *output)
     assert result.exit_code == 0, result.output
-    shown = {"inspect": "claude_code: 1 rollouts", "audit": "2 files, 2 rollouts", "distill": "2 files, 2 rollouts"}
-    assert result.stdout.startswith(shown[command])
+    shown = {
+        "inspect": "claude_code: 1 rollouts",
+        "audit": "2 files, 2 rollouts",
+        "distill": "2 files: 2 with rollouts\n2 rows of 2 rollouts",
+        "redact": "2 rollouts: nothing found",
+    }
+    assert shown[command] in result.stdout
     result = run(command, "--format", "codex", *output)
-    shown = {"inspect": "codex: 1 rollouts", "audit": "1 files, 1 rollouts", "distill": "1 files, 1 rollouts"}
-    assert result.stdout.startswith(shown[command])
+    shown = {
+        "inspect": "codex: 1 rollouts",
+        "audit": "1 files, 1 rollouts",
+        "distill": "1 files: 1 with rollouts\n1 rows of 1 rollouts",
+        "redact": "1 rollouts: nothing found",
+    }
+    assert shown[command] in result.stdout
 
 
 # -- inspect ----------------------------------------------------------------------------------------
@@ -199,7 +211,7 @@ def test_folders_and_patterns(tmp_path: Path) -> None:
 # -- failures ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["inspect", "audit", "distill"])
+@pytest.mark.parametrize("command", ["inspect", "audit", "distill", "redact"])
 def test_errors_are_one_line(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -229,13 +241,19 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
 
 
 def test_wrong_use(tmp_path: Path) -> None:
-    assert "Missing option '--output'" in run("distill", "--demo").stderr
+    assert "give --output, or --preview instead" in run("distill", "--demo").stderr
+    both = run("distill", "--demo", "--preview", "--output", tmp_path / "dataset")
+    assert (both.exit_code, "give --output, or --preview instead" in both.stderr) == (2, True)
     assert "leave SOURCE out" in run("distill", tmp_path, "--demo", "--output", tmp_path / "dataset").stderr
-    assert "'old' is not one of 'full', 'segments', 'context'" in run("distill", "--history", "old").stderr
+    assert "'old' is not one of 'full', 'segments', 'context'" in run("families", "--history", "old").stderr
+    result = run("distill", "--demo", "--history", "old", "--output", tmp_path / "dataset")
+    assert result.stderr == "Error: unknown history 'old'; known: full, segments, context\n"
+    assert "'many' is not a valid integer" in run("distill", "--limit", "many").stderr
+    assert list(tmp_path.iterdir()) == []
     assert run("distil").exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["inspect", "audit", "distill"])
+@pytest.mark.parametrize("command", ["inspect", "audit", "distill", "redact"])
 def test_broken_files_are_named(command: str, tmp_path: Path) -> None:
     """On stderr, and the others are read all the same."""
     put(tmp_path / "a.jsonl", codex("a"))

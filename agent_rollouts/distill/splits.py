@@ -40,6 +40,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow.parquet as pq
 from xxhash import xxh3_64_intdigest
 
@@ -273,6 +274,37 @@ class Assignment:
         if name not in self.families:
             raise AgentRolloutsError(f"{'/'.join(key(row))}: family {name} was not among the rows that were split")
         return self.families[name]
+
+    def save(self, path: str | Path) -> None:
+        """Write what a later run needs, so that families stay where they are."""
+        said = {"by": self.by, "asked": self.asked, "families": dict(sorted(self.families.items()))}
+        Path(path).write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+class Earlier(NamedTuple):
+    """What an earlier run decided: its evidence, and the split of each family."""
+
+    by: tuple[str, ...]
+    families: dict[str, str]
+
+
+SPLITS_FILE = "splits.json"
+
+
+def read_splits(path: str | Path) -> Earlier:
+    """What `Assignment.save` wrote, from its file or the folder that holds it.
+
+    Raises:
+        AgentRolloutsError: there is none, or it is something else.
+    """
+    file = Path(path) / SPLITS_FILE if Path(path).is_dir() else Path(path)
+    try:
+        said = orjson.loads(file.read_bytes())
+        return Earlier(tuple(said["by"]), {str(name): str(split) for name, split in said["families"].items()})
+    except OSError as error:
+        raise AgentRolloutsError(f"{file}: no splits of an earlier run ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AgentRolloutsError(f"{file} holds no splits that agent-rollouts wrote") from error
 
 
 class Splits:
