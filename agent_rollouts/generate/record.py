@@ -274,8 +274,8 @@ def write_hermes(
         AgentRolloutsError: see `check_hermes`.
     """
     # One place, as the writer is not needed where nobody asks for it.
-    from agent_rollouts.distill.shapes import FAILED as HERMES_FAILED
-    from agent_rollouts.distill.shapes import SAMPLES, write_trajectories
+    from agent_rollouts.distill.shapes.hermes import FAILED as HERMES_FAILED
+    from agent_rollouts.distill.shapes.hermes import SAMPLES, write_trajectories
 
     check_hermes(target)
     place = Path(target)
