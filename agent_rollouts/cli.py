@@ -1,4 +1,4 @@
-"""The command line: `agent-rollouts distill | inspect | families | redact | fingerprint | audit | formats`.
+"""The command line: `agent-rollouts distill | generate | inspect | families | redact | fingerprint | audit | formats`.
 
 Thin over the library.
 """
@@ -34,6 +34,7 @@ from agent_rollouts.distill.redact import report
 from agent_rollouts.distill.write import check_output
 from agent_rollouts.errors import AgentRolloutsError, FormatError
 from agent_rollouts.features import row
+from agent_rollouts.generate.cli import command as generate
 from agent_rollouts.loading import default_roots
 from agent_rollouts.rollout import HISTORIES
 from agent_rollouts.source import each, find, reason, stamped
@@ -394,6 +395,9 @@ def _formats() -> None:
             there = str(Path(root).expanduser()) in here
             click.echo(f"  {root} ({'is here' if there else 'not here'}), {' '.join(config.patterns)}")
         click.echo(f"  told by {config.recognised_by}")
+
+
+main.add_command(generate)
 
 
 def _files(source: Sequence[str], format: str, pattern: str | None, recursive: bool) -> list[str]:

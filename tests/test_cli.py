@@ -38,7 +38,7 @@ def test_help_lists_all_commands() -> None:
     text = run("--help").stdout
     listed = dict(re.findall(r"^  ([a-z]+)  +(\S.*)$", text.partition("Commands:")[2], re.M))
     assert list(listed) == sorted(main.commands) == [
-        "audit", "distill", "families", "fingerprint", "formats", "inspect", "redact",
+        "audit", "distill", "families", "fingerprint", "formats", "generate", "inspect", "redact",
     ]  # fmt: skip
     assert all(summary.endswith((".", "...")) for summary in listed.values())
 

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import import_module
@@ -77,7 +77,7 @@ def generate(config: Config, *, unsandboxed: bool = False) -> Summary:
     for name, value in read_env(config.api.env_file).items():
         os.environ.setdefault(name, value)
     run = _Run(config, unsandboxed)
-    with Recorder(config.output.folder, clean=run.secrets) as recorder:
+    with closing(run.agent.endpoint), Recorder(config.output.folder, clean=run.secrets) as recorder:
         summary = run.work(recorder)
         if config.output.hermes is not None:
             only = config.output.hermes_only_reasoning
