@@ -81,6 +81,9 @@ def test_nothing_but_a_mapping(tmp_path: Path) -> None:
         with pytest.raises(AgentRolloutsError, match=message) as caught:
             Options.load(put(tmp_path, text))
         assert str(tmp_path / "distill.yaml") in str(caught.value)
+    (tmp_path / "distill.yaml").write_bytes("deny: [Gärtner]".encode("latin-1"))
+    with pytest.raises(AgentRolloutsError, match="is no YAML"):
+        Options.load(tmp_path / "distill.yaml")
 
 
 def test_unknown_keys_are_refused(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
         if path is not None:
             try:
                 values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-            except yaml.YAMLError as error:
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise AgentRolloutsError(f"{path} is no YAML: {error}") from error
             if not isinstance(values, dict):
                 raise AgentRolloutsError(f"{path}: wanted options as `key: value`, found a {type(values).__name__}")

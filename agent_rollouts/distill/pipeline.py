@@ -200,6 +200,17 @@ class Work:
             else Tokens.estimate()
         )
 
+    def check(self) -> None:
+        """Open what options name, so that a wrong name does not cost the work of the stages before."""
+        _ = self.benchmarks, self.tokens
+        if self.options.splits_from:
+            read_splits(self.options.splits_from)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Each process opens it by itself.
+        opened = ("filters", "recipe", "benchmarks", "tokens")
+        return {name: value for name, value in vars(self).items() if name not in opened}
+
     def redactor(self) -> Redactor | None:
         """The redactor of a part."""
         options = self.options
@@ -302,7 +313,8 @@ class Work:
             row = weigh(row, keep_failed_calls=options.keep_failed_calls)
         # Pictures stay behind: no shape shows them.
         media = [{**medium, "bytes": None} for medium in row.get("media") or ()]
-        row = {**row, "media": media, "_order": order, "_size": size(row["messages"]), "_key": name}
+        # As lists, since orjson takes no tuple with names.
+        row = {**row, "media": media, "_order": order, "_size": [*size(row["messages"])], "_key": [*name]}
         return row, self.filters.late(row)
 
     # -- phase B
@@ -386,11 +398,11 @@ class Work:
         options = self.options
         came = size(row["messages"])
         if "windows" not in self.stages:
-            yield {**counted(row, self.tokens), "_own": came}
+            yield {**counted(row, self.tokens), "_own": [*came]}
             return
         try:
             if options.max_tokens is None:
-                yield {**counted(row, self.tokens), "_own": came}
+                yield {**counted(row, self.tokens), "_own": [*came]}
                 funnel.took("windows", came)
                 return
             cut = windows(
@@ -409,7 +421,7 @@ class Work:
             now = size((window["messages"][place] for place in mine), 0)
             shown = shown.plus(now)
             stage.remove(SHORTENED, before.minus(now))
-            yield {**window, "_own": now.plus(Size(0 if number else 1))}
+            yield {**window, "_own": [*now.plus(Size(0 if number else 1))]}
         stage.went = stage.went.plus(shown)
         for index, why in cut.removed.items():
             stage.remove(why, size([row["messages"][index]], 0))
@@ -491,7 +503,7 @@ class Work:
         if not own.rows:
             return
         # Of a rollout once, not of each of its windows.
-        funnel.count("formats", [row["source_kind"]])
+        funnel.count("formats", [row["source_kind"] or "not said"])
         funnel.count("models", [row["model"] or "not said"])
         funnel.count("tools", (m["name"] for m in messages if m["role"] == "tool" and m.get("name")))
         funnel.count("rows", {"rollouts": 1, "media": len(row.get("media") or ())})
@@ -575,6 +587,7 @@ def run(work: Work, numbers: Numbers, earlier: State | None = None) -> Run:
     """
     options, source, funnel = work.options, work.source, work.funnel()
     parts = range(source.parts)
+    work.check()
     work.salt = numbers.salt
     state = State() if earlier is None else earlier
     replaced: set[Key] = set()
