@@ -27,6 +27,8 @@ from agent_rollouts.distill.splits import EVIDENCE, check_partition, parse_split
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.rollout import HISTORIES
 
+_SHORTEST_CANARY = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
@@ -107,6 +109,10 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
         if not 0 < self.contamination_share <= 1:
             raise AgentRolloutsError(
                 f"contamination_share is {self.contamination_share}; it must be above 0 and at most 1"
+            )
+        if short := [canary for canary in self.canary if len(canary) < _SHORTEST_CANARY]:
+            raise AgentRolloutsError(
+                f"canary {short[0]!r} is no GUID: texts that are of no benchmark would hold it, too"
             )
         if self.keep_failed_calls and not self.weights:
             raise AgentRolloutsError("keep_failed_calls says how turns are weighed, and weights is off")
