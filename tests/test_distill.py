@@ -232,6 +232,15 @@ def test_card_is_obeyed(demo: tuple[Path, str], tmp_path: Path) -> None:
     assert load(copy, tmp_path / "again").features["model"] == Value("large_string")
 
 
+def test_card_names_the_columns_of_every_shape(tmp_path: Path) -> None:
+    shapes = ("sharegpt", "tool_interactions")
+    session = put(tmp_path / "s1.jsonl", lines(*claude_records("s1")))
+    distill_files([str(session)], tmp_path / "d", Options(shape=shapes))
+    text = (tmp_path / "d/README.md").read_text(encoding="utf-8").partition("## Columns")[2].partition("## ")[0]
+    for shape in shapes:
+        assert f"- `{shape}`: {', '.join(f'`{name}`' for name in SHAPES[shape].columns)}\n" in text
+
+
 def test_parquet_as_the_hub_likes_it(demo: tuple[Path, str]) -> None:
     (shard,) = (demo[0] / "messages").iterdir()
     assert shard == demo[0] / SHARD

@@ -366,6 +366,18 @@ def test_the_table_says_what_went_and_why() -> None:
     assert Funnel().text().strip() == "rows  messages  tokens"
 
 
+def test_tokens_that_are_shown_add_up() -> None:
+    """Though a part of 7 bytes is 1 of them, and so are 2 of its 3."""
+    funnel = Funnel()
+    for _ in range(3):
+        funnel.took("selection", Size(1, 1, 7), Size(), "a")
+        funnel.took("selection", Size(1, 1, 6), Size(), "b")
+        funnel.took("selection", Size(1, 1, 5))
+    shown = [int(line.split()[-1].replace(",", "")) for line in funnel.text().splitlines()[1:]]
+    assert sum(shown[:-1]) == shown[-1] == 3
+    assert shown[0] == 13
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

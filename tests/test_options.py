@@ -81,6 +81,9 @@ def test_nothing_but_a_mapping(tmp_path: Path) -> None:
         with pytest.raises(AgentRolloutsError, match=message) as caught:
             Options.load(put(tmp_path, text))
         assert str(tmp_path / "distill.yaml") in str(caught.value)
+    (tmp_path / "distill.yaml").write_bytes("deny: [Gärtner]".encode("latin-1"))
+    with pytest.raises(AgentRolloutsError, match="is no YAML"):
+        Options.load(tmp_path / "distill.yaml")
 
 
 def test_unknown_keys_are_refused(tmp_path: Path) -> None:
@@ -161,6 +164,7 @@ def test_values_of_the_wrong_kind(text: str, wanted: str, tmp_path: Path) -> Non
         ({"where": "row["}, "is no Python expression"),
         ({"contamination_share": 0.0}, "contamination_share is 0.0; it must be above 0 and at most 1"),
         ({"contamination_share": 1.5}, "contamination_share is 1.5"),
+        ({"canary": ("the",)}, "canary 'the' is no GUID"),
         ({"redact": False, "deny": ("tulip",)}, "and redact is off"),
         ({"redact": False, "redact_hosts": True}, "and redact is off"),
         ({"redact": False, "redaction_state": "numbers.json"}, "and redact is off"),
@@ -199,6 +203,7 @@ _VALID: dict[str, st.SearchStrategy[Any]] = {
     "partition_index": st.none(),
     "num_partitions": st.none(),
     "contamination_share": st.floats(0.01, 1),
+    "canary": st.lists(st.uuids().map(str), max_size=3).map(tuple),
     **{f"{most}_{of}": st.none() for most in ("min", "max") for of in ("calls", "prompts", "messages", "reward")},
     **{f"{most}_rollout_tokens": st.none() for most in ("min", "max")},
 }

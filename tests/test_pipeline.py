@@ -29,7 +29,7 @@ from agent_rollouts.distill.filters import FilterOptions, Filters
 from agent_rollouts.distill.inputs import Files, Given
 from agent_rollouts.distill.shapes import SHAPES
 from agent_rollouts.distill.splits import Splits
-from agent_rollouts.distill.spool import table
+from agent_rollouts.distill.spool import batches, table
 from agent_rollouts.distill.weights import weigh
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.features import FEATURES
@@ -228,6 +228,51 @@ def test_a_row_that_a_tokenizer_refuses(tmp_path: Path, monkeypatch: pytest.Monk
     assert names(tmp_path / "d") == {"train": {"a", "c"}}
     assert funnel.removed == {pipeline.NOT_RENDERED: 1}
     assert funnel.notices == ["codex/b.jsonl/b: roles must alternate"]
+
+
+def test_what_is_no_row_costs_itself(tmp_path: Path) -> None:
+    """As may be given from Python: files give none of these."""
+    said = {"role": "assistant", "content": "Watered."}
+    call = {"id": "1", "type": "function", "function": {"name": "water", "arguments": {"litres": 10**30}}}
+    odd = [
+        row("surrogate", said="tulips \ud800"),
+        row("long", messages=[{**said, "tool_calls": [call]}]),
+        row("wordless", messages=[{"role": "user"}]),
+        row("listed", messages=[{**said, "content": [{"type": "text", "text": "Watered."}]}]),
+        row("empty", messages=[]),
+        {"trace_id": "bare", "messages": [said]},
+    ]
+    funnel = written(tmp_path / "d", [row("a"), *odd, row("b", source_kind=None)])
+    assert names(tmp_path / "d") == {"train": {"a", "b"}}
+    assert funnel.removed == {
+        "messages that are not as in FEATURES": 4,
+        "no messages": 1,
+        "no row: it has no source_kind, source_path": 1,
+    }
+    assert funnel.counts["formats"] == {"codex": 1, "not said": 1}
+
+
+@pytest.mark.parametrize("wrong", [{"decontaminate": ("gone",)}, {"splits_from": "gone"}, {"tokenizer": "./gone"}])
+def test_a_wrong_name_does_not_cost_the_work(wrong: dict[str, Any], tmp_path: Path) -> None:
+    splits = {"splits": "train=0.5,test=0.5"}
+    options = Options(**splits, **wrong)
+
+    def rows() -> Iterator[Row]:
+        raise AssertionError("a row was read")
+        yield
+
+    with pytest.raises((AgentRolloutsError, OSError), match="gone"):
+        write.write_dataset(Given([rows]), options, tmp_path / "d", command="c")
+
+
+def test_rows_are_spooled_as_orjson_writes_them(tmp_path: Path) -> None:
+    """What it cannot write goes through Python's own, which takes several times as long."""
+    work = pipeline.Work(Given([lambda: [row("a"), row("b")]]), Options(max_tokens=1000), tmp_path)
+    work.curate(0, work.note(0).settle(), {})
+    spooled = [text.as_py() for batch in batches([work.path("rows", 0)]) for text in batch.column("row")]
+    work.window(0, None, frozenset())
+    spooled += [text.as_py() for batch in batches([work.path("windows", 0)]) for text in batch.column("row")]
+    assert [text[0] for text in spooled] == ["{"] * 4
 
 
 def test_a_row_of_no_file_names_none(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from datasets.info import DatasetInfo
 from agent_rollouts.distill.funnel import Funnel, most_first
 from agent_rollouts.distill.options import Options
 from agent_rollouts.distill.shapes import SHAPES
+from agent_rollouts.distill.shapes.shape import LINEAGE
 
 if TYPE_CHECKING:
     from agent_rollouts.distill.pipeline import Work
@@ -45,6 +46,7 @@ def card(folder: Path, shards: Shards, funnel: Funnel, work: Work, about: Mappin
         "rollouts": f"{rows.get('rollouts', 0):,}",
         "facts": _facts(funnel, options),
         "configs": _configs(shards),
+        "columns": "\n".join(f"- `{shape}`: {_own_columns(work, shape)}" for shape in shards),
         "redaction": _redaction(funnel, options),
         "funnel": funnel.markdown(),
         "weights": _bullets(counts.get("weights", {})),
@@ -100,7 +102,11 @@ def _uncompressed(metadata: pq.FileMetaData) -> int:
 
 def _facts(funnel: Funnel, options: Options) -> str:
     rows = funnel.counts.get("rows", Counter())
-    tokens = f"tokens, as `{options.tokenizer}` counts them" if options.tokenizer else "tokens, estimated as bytes / 4"
+    tokens = (
+        f"tokens, as `{options.tokenizer}` counts them"
+        if options.tokenizer
+        else "tokens, estimated: bytes / 4, and what a chat template adds"
+    )
     facts = {
         "files read": funnel.files,
         "rollouts found": funnel.read.rows,
@@ -122,6 +128,10 @@ def _configs(shards: Shards) -> str:
         for shape, splits in shards.items()
     ]
     return "\n".join(["| config | records | |", "|---|---|---|", *rows])
+
+
+def _own_columns(work: Work, shape: str) -> str:
+    return ", ".join(f"`{name}`" for name in work.features(shape) if name not in LINEAGE)
 
 
 def _examples(paths: Sequence[Path]) -> int:

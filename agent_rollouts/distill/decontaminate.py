@@ -432,10 +432,14 @@ _READERS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of a file of fingerprints, with their benchmark's name."""
-    with path.open("rb") as lines:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise AgentRolloutsError(f"{path}: no fingerprints can be read ({error.strerror})") from error
+    with file as lines:
         header = _loaded(next(lines, b""))
         if not isinstance(header, dict) or header.get("fingerprints") != HEADER["fingerprints"]:
-            raise AgentRolloutsError(f"{path} holds no fingerprints; make them with write_fingerprints")
+            raise AgentRolloutsError(f"{path} holds no fingerprints; `agent-rollouts fingerprint` makes them")
         if other := [name for name, value in HEADER.items() if header.get(name) != value]:
             raise AgentRolloutsError(f"{path} was made by other rules ({', '.join(other)}); make it anew")
         for number, line in enumerate(lines, 2):

@@ -11,7 +11,7 @@ difference among what it removed, which is below zero where text became longer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -229,17 +229,25 @@ class Funnel:
             "recipe": self.recipe,
         }
 
+    def _shown(self) -> Iterator[tuple[str, str, tuple[str, str, str]]]:
+        """`lines` in words; tokens are rounded so that they add up."""
+        left = 0
+        for name, why, what in self.lines():
+            before, left = left, left - what.text_bytes if why else what.text_bytes
+            tokens = before // BYTES_PER_TOKEN - left // BYTES_PER_TOKEN if why else what.tokens
+            yield name, why, _numbers((what.rows, what.messages, tokens), why)
+
     def markdown(self) -> str:
         """The table in Markdown."""
         lines = ["| stage | removed | rows | messages | tokens (bytes / 4) |", "|---|---|---:|---:|---:|"]
-        for name, why, what in self.lines():
-            lines.append(f"| {' | '.join(['' if why else f'**{name}**', why, *_numbers(what, why)])} |")
+        for name, why, numbers in self._shown():
+            lines.append(f"| {' | '.join(['' if why else f'**{name}**', why, *numbers])} |")
         return "\n".join(lines)
 
     def text(self) -> str:
         """The table for a terminal."""
         rows = [("", "rows", "messages", "tokens")]
-        rows += [(f"  - {why}" if why else name, *_numbers(what, why)) for name, why, what in self.lines()]
+        rows += [(f"  - {why}" if why else name, *numbers) for name, why, numbers in self._shown()]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         shown = []
         for name, *numbers in rows:
@@ -248,9 +256,8 @@ class Funnel:
         return "\n".join(shown)
 
 
-def _numbers(what: Size, why: str) -> tuple[str, str, str]:
+def _numbers(told: tuple[int, int, int], why: str) -> tuple[str, str, str]:
     """What went on as it is; what was removed below zero, and what was added above."""
-    told = (what.rows, what.messages, what.tokens)
     rows, messages, tokens = (f"{-number:+,}" if why and number else f"{number:,}" if number else "" for number in told)
     return rows, messages, tokens
 

@@ -7,8 +7,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
+import orjson
+
 from agent_rollouts.configs import file_rules
 from agent_rollouts.copies import reader
+from agent_rollouts.distill.families import Key
 from agent_rollouts.distill.funnel import Funnel, Size, size
 from agent_rollouts.distill.options import Options
 from agent_rollouts.features import row as as_row
@@ -140,14 +143,31 @@ class Given:
 
     def noted(self, part: int) -> Iterable[Mapping[str, Any]]:
         """See `Input`."""
-        return self.takes[part]()
+        return (row for row in self.takes[part]() if _odd(row) is None)
 
     def rows(self, part: int, funnel: Funnel) -> Iterator[Row]:
         """See `Input`."""
         for given in self.takes[part]():
-            row = dict(given)
-            if not row["messages"]:
-                funnel.took("read", Size(1), Size(), "no messages")
+            if why := _odd(given):
+                funnel.took("read", Size(1), Size(), why)
                 continue
+            row = dict(given)
             funnel.took("read", size(row["messages"]))
             yield row
+
+
+def _odd(row: Mapping[str, Any]) -> str | None:
+    """Why something given is no row that can be used."""
+    if missing := [name for name in (*Key._fields, "messages") if name not in row]:
+        return f"no row: it has no {', '.join(missing)}"
+    if not row["messages"]:
+        return "no messages"
+    try:
+        for message in row["messages"]:
+            # A lone surrogate or an integer beyond 64 bits is in no row that was read from a file.
+            orjson.dumps(message)
+            if not (isinstance(message["role"], str) and isinstance(message["content"], str)):
+                return "messages that are not as in FEATURES"
+    except (TypeError, KeyError):
+        return "messages that are not as in FEATURES"
+    return None

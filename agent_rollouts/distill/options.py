@@ -27,6 +27,8 @@ from agent_rollouts.distill.splits import EVIDENCE, check_partition, parse_split
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.rollout import HISTORIES
 
+_SHORTEST_CANARY = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
@@ -108,6 +110,10 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
             raise AgentRolloutsError(
                 f"contamination_share is {self.contamination_share}; it must be above 0 and at most 1"
             )
+        if short := [canary for canary in self.canary if len(canary) < _SHORTEST_CANARY]:
+            raise AgentRolloutsError(
+                f"canary {short[0]!r} is no GUID: texts that are of no benchmark would hold it, too"
+            )
         if self.keep_failed_calls and not self.weights:
             raise AgentRolloutsError("keep_failed_calls says how turns are weighed, and weights is off")
         for name in ("limit", "max_tokens", "shorten", "num_proc", "num_partitions"):
@@ -139,7 +145,7 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
         if path is not None:
             try:
                 values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-            except yaml.YAMLError as error:
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise AgentRolloutsError(f"{path} is no YAML: {error}") from error
             if not isinstance(values, dict):
                 raise AgentRolloutsError(f"{path}: wanted options as `key: value`, found a {type(values).__name__}")

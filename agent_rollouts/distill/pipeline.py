@@ -200,6 +200,17 @@ class Work:
             else Tokens.estimate()
         )
 
+    def check(self) -> None:
+        """Open what options name, so that a wrong name does not cost the work of the stages before."""
+        _ = self.benchmarks, self.tokens
+        if self.options.splits_from:
+            read_splits(self.options.splits_from)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Each process opens it by itself.
+        opened = ("filters", "recipe", "benchmarks", "tokens")
+        return {name: value for name, value in vars(self).items() if name not in opened}
+
     def redactor(self) -> Redactor | None:
         """The redactor of a part."""
         options = self.options
@@ -302,6 +313,7 @@ class Work:
             row = weigh(row, keep_failed_calls=options.keep_failed_calls)
         # Pictures stay behind: no shape shows them.
         media = [{**medium, "bytes": None} for medium in row.get("media") or ()]
+        # As lists, since orjson takes no tuple with names.
         row = {**row, "media": media, "_order": order, "_size": [*size(row["messages"])], "_key": [*name]}
         return row, self.filters.late(row)
 
@@ -491,7 +503,7 @@ class Work:
         if not own.rows:
             return
         # Of a rollout once, not of each of its windows.
-        funnel.count("formats", [row["source_kind"]])
+        funnel.count("formats", [row["source_kind"] or "not said"])
         funnel.count("models", [row["model"] or "not said"])
         funnel.count("tools", (m["name"] for m in messages if m["role"] == "tool" and m.get("name")))
         funnel.count("rows", {"rollouts": 1, "media": len(row.get("media") or ())})
@@ -575,6 +587,7 @@ def run(work: Work, numbers: Numbers, earlier: State | None = None) -> Run:
     """
     options, source, funnel = work.options, work.source, work.funnel()
     parts = range(source.parts)
+    work.check()
     work.salt = numbers.salt
     state = State() if earlier is None else earlier
     replaced: set[Key] = set()
