@@ -71,7 +71,7 @@ class Rules:
             keys = [literal_start(start) for start in starts]
             if not starts or None in keys:
                 self.odd_rules.append(rule)
-                scan = "|".join(starts) or entry.get("scan", pattern)
+                scan = "|".join(starts) or expand(entry.get("scan", pattern))
                 if scan.startswith(r"\b"):
                     scan = rf"(?:\b|\\[nrt]){scan[2:]}"
                 odd.append(f"(?i:{scan})" if entry.get("fold") else f"(?:{scan})")
@@ -107,6 +107,7 @@ class Rules:
         self.email_stays = compiled(pii["email_stays"])
         self.home_more = compiled(r"(?: [A-Z][A-Za-z0-9._-]{0,30}){1,2}\\")
         self.home_stays = frozenset(name.encode() for name in pii["home_stays"])
+        self.opened = compiled(r"(?:file|vscode|vscode-remote|vscode-insiders|cursor|sftp|smb)://[^\s\"'`\\]*$")
         self.generic = compiled(r"user[0-9]*|[0-9._-]+|.*\$.*")
         self.ip_stays = frozenset(pii["ipv4_stays"] + pii["ipv6_stays"])
         self.host = compiled(pii["host"])
@@ -117,7 +118,7 @@ class Rules:
         self.bare = compiled(r"[^\s\x00\"'`\\<>,;]+(?:,[^\s\x00\"'`\\<>,;]+)*")
         self.wrapper = compiled(
             r"(?:Some|Ok|String::from|Secret(?:Str|String)?(?:::new|::from)?|Buffer\.from|Zeroizing::new|"
-            r"new SecureString)\((?:\\*[\"'])"
+            r"new SecureString|\[\]byte)\((?:\\*[\"'])"
         )
         self.long_words = compiled(r"[A-Z]?[a-z]{4,}|[A-Z]{4,}|\bv?[0-9]+\b")
         self.words = compiled(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}|\bv?[0-9]+\b")
@@ -130,6 +131,18 @@ class Rules:
         )
         self.constant = compiled(r"_?[A-Z]+[0-9]{0,3}(?:_[A-Z]+[0-9]{0,2})+|[a-z][a-z0-9_]{3,}\.[A-Z][A-Za-z0-9]+")
         self.indexed = compiled(r"[A-Za-z_][\w.]*\[.*")
+        self.azure_key = compiled(
+            r"(?i)(?:.*[_-])?(?:storage|primary|secondary)_?(?:master_?|readonly_?)*key=[a-z0-9+/]{86}=="
+        )
+        self.algorithm = compiled(
+            r"(?i)sha-?[0-9]|pbkdf|hmac|bcrypt|scrypt|argon|aes|rsa|oauth|base64|utf|iso[0-9]|tls|x509"
+        )
+        self.phrase = compiled(r"[a-z]{3,}(?:-[a-z]{3,}){3,}")
+        self.secret_data = compiled(
+            r"(?:\b|\\[nrt])data\\*\"?:[ ]*(?:\{[^{}]*\}?|"
+            r"(?:(?:\r?\n|(?:\\+r)?\\+n)[ \t0-9|:+>-]*[ ][\w.-]+:[ ]*[A-Za-z0-9+/]*={0,2}[ ]*)+)"
+        )
+        self.datum = compiled(r"[\w.-]\\*\"?:[ ]*\\*\"?([A-Za-z0-9+/]{8,}={0,2})")
         self.path = compiled(
             r"(?:\.{0,2}/|~/|@/|[A-Za-z]:[\\/])[\w.@~-]+(?:[/.]|$)|[a-z0-9_.-]+/[a-z0-9_./-]+\.[a-z]{2,4}$|https?://"
         )
