@@ -16,6 +16,7 @@ from agent_rollouts.distill.redact.spans import Span, settled
 
 _SHORT = 500  # bytes of a text for which one scan before the others pays
 _LONGEST = 4096  # bytes of a quoted value
+_NEAR = 512  # bytes within which a rule's `needs` must be found
 _JWK = 4096  # bytes within which a key says its type
 _MANIFEST = 16384  # bytes of a Kubernetes manifest before and after its kind
 _KEY_BLOCK = 32768  # bytes of a private key with its header
@@ -131,8 +132,10 @@ def _tokens(data: bytes, at: int, end: int) -> Iterator[Span]:
     elif first == 95:
         starts = [at, at + 1]
     for start in starts:
-        for rule in rules.buckets.get(data[start : start + 3].lower(), ()):
-            yield from _checked(data, start, rule)
+        word = data[start : start + 12].lower()
+        for begins, needs, rule in rules.buckets.get(word[:3], ()):
+            if word.startswith(begins) and (not needs or data.find(needs, start, start + _NEAR) >= 0):
+                yield from _checked(data, start, rule)
 
 
 def _odd(data: bytes, at: int, end: int) -> Iterator[Span]:
@@ -240,10 +243,10 @@ def _key_block(data: bytes, start: int, end: int) -> Iterator[Span]:
 def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
     """NAME = VALUE: what names it, how it stands there, and whether it is a literal."""
     rules = shipped()
-    if rules.wrapper.match(data, end):  # Some("…")
-        end = data.index(b"(", end) + 1
-    if end == len(data) or data[end] in b"=~(){}[]<>,;$|:":
+    if end == len(data) or (data[end] in b"=~(){}[]<>,;$|:" and not data.startswith(b"[]byte(", end)):
         return
+    if data[end] in b"SOBZn[" and rules.wrapper.match(data, end):  # Some("…")
+        end = data.index(b"(", end) + 1
     before = data[max(0, at - 60) : at]
     head = len(before) - len(before.rstrip(NAME))
     begin = after_escape(data, at - head) if head < 60 else at
