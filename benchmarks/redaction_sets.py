@@ -3,7 +3,8 @@
 
 Written in three parts from vendors' formats and the kinds that gitleaks and trufflehog name, by someone who had read
 the rules. Before the rules were mended after a part, it was covered to 90, 80 and 91 %, and 0.7, 4.8 and 0.7 % of its
-look-alikes were touched: that, and not what the benchmark prints today, is what to expect of unseen text.
+look-alikes were touched; of a fourth set, by someone who had not read them, 92 and 0.7 %. That, and not what the
+benchmark prints today, is what to expect of unseen text.
 """
 
 from __future__ import annotations
@@ -698,6 +699,55 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("email","".join(rng.choices(string.ascii_lowercase,k=8))+"@proton.me","Reported-by: {}")
     add("home",  "z"+"".join(rng.choices(string.ascii_lowercase,k=7)), "File \"/home/{}/proj/a.py\", line 3")
     add("ipv4", f"81.{rng.randrange(30,200)}.{rng.randrange(1,200)}.{rng.randrange(1,250)}", "Connected to {} port 22")
+    # What people write, and what an independent fourth set found missing
+    mixed = m.word() + m.word().capitalize() + of(string.digits, 4)
+    signed = m.word().capitalize() + "!" + of(string.digits, 4) + "." + of(string.ascii_lowercase, 3)
+    add("prose pw", mixed, "pw: {}")
+    add("prose use", signed, "Use password {} for the admin user")
+    add("prose for", signed, "The password for the server is {}.")
+    add("prose key", b62(32), "the secret key is '{}'")
+    add("prose phrase", "-".join(rng.sample(WORDS, 4)), "passphrase: {}")
+    add("prose pair", signed, "login: deploy / {}")
+    add("prose colon pair", signed, "log in with admin:{}")
+    add("prose pass", mixed, "user: admin pass: {}")
+    add("prose comma", mixed, "user admin, password {}")
+    add("prose brackets", mixed, "ssh root@host (pw {})")
+    add("german", signed, "das Passwort ist {}")
+    add("german 2", signed, "Kennwort: {}")
+    add("french", signed, "le mot de passe est {}")
+    add("spanish", signed, "contraseña: {}")
+    add("portuguese", signed, "senha: {}")
+    add("jenkins first", hex_(32), "Please use the following password to proceed to installation:\n\n{}\n\nThis may also be found at: /x")
+    add("aws get", of(BASE64, 40), "$ aws configure get aws_secret_access_key\n{}\n")
+    add("azure keys", m.b64(64), '[{"keyName": "key1", "permissions": "FULL", "value": "{}"}]')
+    add("azure storage env", m.b64(64), "AZURE_STORAGE_KEY={}")
+    add("pulumi set", b62(12) + "7aB4", "pulumi config set --secret dbPassword {}")
+    add("k8s any name", m.b64(15), "apiVersion: v1\ndata:\n  DATABASE_URL: {}\nkind: Secret\nmetadata:\n  name: app\n")
+    add("k8s any name, json", m.b64(15), '{"apiVersion": "v1", "data": {"url": "{}"}, "kind": "Secret"}')
+    add("jdbc oracle", b62(12) + "7aB4", "jdbc:oracle:thin:scott/{}@//db:1521/x")
+    add("old dsn", hex_(32), "dsn: 'https://{}:" + hex_(32) + "@sentry.io/123'")
+    add("digest", hex_(32), 'Authorization: Digest username="u", realm="r", nonce="x", uri="/", response="{}"')
+    add("openweather", hex_(32), "GET /data?appid={}&units=metric HTTP/1.1")
+    add("oauth code", of(URLSAFE, 60), "https://acme.dev/cb?code={}&state=x")
+    add("telegram hash", hex_(32), "TELEGRAM_API_HASH={}")
+    add("hmac", hex_(64), "HMAC_KEY={}")
+    add("yaml tag", b62(14) + "7b", "smtp_password: !!str {}")
+    add("requirepass", b62(14) + "7b", "redis:\n  requirepass: {}")
+    add("py bytes", hex_(32), 'app.secret_key = b"{}"')
+    add("js fallback", b62(32), "process.env.API_KEY || '{}'")
+    add("jwt sign", b62(14) + "7b", "jwt.sign(payload, '{}')")
+    add("page fill", signed, "await page.fill('#password', '{}')")
+    add("go bytes", b62(14) + "7b", 'var jwtSecret = []byte("{}")')
+    add("java connection", b62(14) + "7b", 'DriverManager.getConnection(url, "app", "{}")')
+    add("jwk prime", of(URLSAFE, 170), '{"p": "{}", "kty": "RSA", "q": "' + of(URLSAFE, 170) + '", "e": "AQAB"}')
+    add("wandb call", hex_(40), "wandb.login(key='{}')")
+    user = "z" + of(string.ascii_lowercase, 7)
+    add("home drive", user, "/Volumes/Macintosh HD/Users/{}/x")
+    add("home nfs", user, "/nfs/home/{}/run.sh")
+    add("home lower", user, "c:\\users\\{}\\x.py")
+    add("home wsl", user, "\\\\wsl$\\Ubuntu\\home\\{}\\x")
+    add("home remote", user, "vscode-remote://ssh-remote/home/{}/x")
+    add("mail in query", user + "%40gmail.com", "email={}&x=1")
     # fmt: on
     return made
 
@@ -1010,5 +1060,11 @@ def look_alikes(rng: random.Random) -> dict[str, str]:
         "code au":"secretsmanager:GetSecretValue kms:Decrypt ssm:GetParameter iam:PassRole sts:AssumeRoleWithWebIdentity",
         "code av":"spec:\n  secretName: wildcard-tls\n  issuerRef:\n    name: letsencrypt-prod\n  privateKeySecretRef:\n    name: le-key",
         "code aw":"<string name=\"password_hint\">Enter password</string><string name=\"token_label\">Token</string>",
+        "cmd variable": "DB_PASSWORD=%DB_PASSWORD%",
+        "minified object": "var t=n(42),r={password:t.password,key:t.key};",
+        "url of variables": "https://$USER:$TOKEN@acme.dev",
+        "websocket key": f"Sec-WebSocket-Key: {m.b64(16)}",
+        "prose on passwords": "Use password hashing (PBKDF2WithHmacSHA256), password for admin is unset, log in with user:role",
+        "config map": "apiVersion: v1\nkind: ConfigMap\ndata:\n  level: ZGVidWc=\n---\nkind: Secret\nmetadata:\n  name: x\n",
         "code ax":f"Traceback: KeyError: 'api_key'\n  File \"/usr/lib/python3/auth.py\", line 88, in get_token\nid={m.hex(24)}",
     }  # fmt: skip

@@ -56,7 +56,7 @@ def judged(found: bytes, name: bytes, value: bytes, style: str, after: bytes) ->
     if (
         len(value) < 5
         or (style in ("bare", "yaml") and value.replace(b"_", b"").isalpha() and len(value) < 32)
-        or rules.stays.search(rules.hump.sub(rb"\1_\2", name))
+        or (rules.stays.search(rules.hump.sub(rb"\1_\2", name)) and not rules.azure_key.fullmatch(name + b"=" + value))
     ):
         return None
     kind = rules.kind_of(found)
@@ -76,17 +76,17 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
         or value[0] in b"$[{(|"
         or rules.indexed.fullmatch(value)
         or rules.constant.fullmatch(value)
-        or (rules.dotted.fullmatch(value) and sum(48 <= byte <= 57 for byte in value) < 2)
+        or (rules.dotted.fullmatch(value.partition(b",")[0]) and sum(48 <= byte <= 57 for byte in value) < 2)
     ):
         return False
     if value.lower().replace(b"-", b"_") in name.lower().replace(b"-", b"_"):
         return False
     is_env = style == "env" and name.isupper()
     if name.lower() == b"pass" and style in ("yaml", "prose"):
-        return False  # --- PASS: TestLogin
+        return name != b"PASS" and _is_prose(value)  # --- PASS: TestLogin
     symbols = name.isupper() and any(byte in b"!#%^&*" for byte in value)
     if kind == "PASSWORD" or (style in ("quoted", "env") and not value.isalnum() and (kind == "SECRET" or symbols)):
-        if _is_password(value, style, after, is_env):
+        if _is_password(value, style, after, is_env, name.lower()):
             return True
         if kind == "PASSWORD":
             return False
@@ -103,7 +103,7 @@ def _is_literal(kind: str, name: bytes, value: bytes, style: str, after: bytes) 
     return _is_random(value)
 
 
-def _is_password(value: bytes, style: str, after: bytes, is_env: bool) -> bool:
+def _is_password(value: bytes, style: str, after: bytes, is_env: bool, name: bytes = b"") -> bool:
     rules = shipped()
     if len(value) > 200 or rules.path.match(value) or rules.sentence.fullmatch(value):
         return False
@@ -120,7 +120,9 @@ def _is_password(value: bytes, style: str, after: bytes, is_env: bool) -> bool:
             return digits and letters and not is_wordy(value) and len(value) >= 8
         if digits and letters and len(value) >= 6:
             return True
-        return style in ("quoted", "query", "element") and len(value) >= 10 and not is_wordy(value)
+        return style in ("quoted", "query", "element", "env") and len(value) >= 10 and not is_wordy(value)
+    if rules.phrase.fullmatch(value) and len(set(value.split(b"-"))) >= 4 and name.endswith(b"phrase"):
+        return True
     if rules.separated.fullmatch(value):
         numbers = sum(48 <= byte <= 57 for byte in value)
         if style in ("env", "query", "flag") and len(value) >= 8 and letters and numbers >= 2:
@@ -175,6 +177,17 @@ def _is_url_password(value: bytes) -> bool:
     )
 
 
+def _is_prose(value: bytes) -> bool:
+    """Whether a word of a sentence can only be a password: digits, and a sign or letters of both cases with them."""
+    rules = shipped()
+    if is_placeholder(value) or rules.code.search(value) or rules.date.match(value) or rules.hash.fullmatch(value):
+        return False
+    mixed = not value.islower() and not value.isupper() and any(97 <= byte <= 122 for byte in value)
+    signed = any(byte in b"!#%&*^$?" for byte in value)
+    told = (signed or (mixed and value.isalnum())) and _is_password(value, "prose", b"", False)
+    return (told or (mixed and _is_random(value))) and not rules.algorithm.search(value)
+
+
 def _is_no_placeholder(value: bytes) -> bool:
     return not is_placeholder(value)
 
@@ -188,6 +201,7 @@ CHECKS: dict[str, Callable[[bytes], bool]] = {
     "flag": _is_flag,
     "quoted": _is_quoted,
     "bearer": _is_bearer,
+    "prose": _is_prose,
 }
 
 
@@ -219,7 +233,13 @@ def _is_drawn(value: bytes) -> bool:
     """Whether letters with digits among them do not follow each other as in words."""
     runs = shipped().runs.findall(value.lower())
     pairs = [run[at : at + 2] for run in runs for at in range(len(run) - 1)]
-    return len(runs) >= 2 and len(pairs) >= 6 and 10 * sum(pair in shipped().pairs for pair in pairs) < 6 * len(pairs)
+    cases = [97 <= byte <= 122 for byte in value]
+    turns = sum(cases[at] != cases[at - 1] for at in range(1, len(cases)))
+    return (
+        (len(runs) >= 2 or 4 * turns >= len(value))
+        and len(pairs) >= 6
+        and 10 * sum(pair in shipped().pairs for pair in pairs) < 6 * len(pairs)
+    )
 
 
 def _entropy(value: bytes) -> float:

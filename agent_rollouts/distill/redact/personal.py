@@ -10,6 +10,8 @@ from agent_rollouts.distill.redact.escapes import after_escape, starts_word
 from agent_rollouts.distill.redact.rules import Rules, shipped
 from agent_rollouts.distill.redact.spans import Span
 
+# Where home folders lie besides the root.
+_ROOTS = (b"/var", b"/export", b"/usr", b"/host", b"/nfs", b"/Volumes/Data", b" HD", b"%3A", b"%20")
 _FILE_ENDS = (
     b".ts",
     b".tsx",
@@ -32,10 +34,14 @@ def personal(data: bytes, at: int, end: int) -> Iterator[Span]:
     """What a match of `Rules.personal` holds, if anything."""
     rules = shipped()
     found = data[at:end]
-    if b"@" in found:
+    if b"@" in found or b"%40" in found:
         start = after_escape(data, at)
-        email = data[start:end]
+        if at and data[at - 1] == 37:  # %3Amail%40…
+            start = at + 2
+        email = data[start:end].replace(b"%40", b"@")
         local = email.partition(b"@")[0]
+        if at and data[at - 1] in b"$}":
+            return  # a variable of an address
         stays = rules.email_stays.search(email) or rules.placeholder.search(email)
         # git@host:path, scp's
         if local.strip(b".-") and not stays and data[end : end + 1] not in (b"(", b":", b"/"):
@@ -56,9 +62,8 @@ def _home(data: bytes, at: int, end: int, rules: Rules) -> Iterator[Span]:
     found = data[at:end]
     if found[:1] in (b"/", b"-", b"%") and not starts_word(data, at):
         drive = at >= 2 and data[at - 2] == 47  # /c/Users, /mnt/c/Users
-        if not drive and not data[max(0, at - 11) : at].endswith(
-            (b"/var", b"/export", b"/usr", b"/host", b"%3A", b"%20")
-        ):
+        before = data[max(0, at - 60) : at]
+        if not drive and not before.endswith(_ROOTS) and not rules.opened.search(before):
             return
     if found[:1] in (b"/", b"-") and at and data[at - 1] in b"._-~)]}$":
         return

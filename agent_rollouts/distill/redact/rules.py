@@ -17,6 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_LITERAL = 12  # letters by which a rule is chosen
 RULES = Path(__file__).with_name("secret_rules.toml")
 
 
@@ -24,10 +25,11 @@ class Rule:
     """A kind of secret: where it may begin, what it looks like, and how its value is judged."""
 
     def __init__(self, kind: str, pattern: str, *, check: str = "", rank: int = 2, back: int = 0, run: str = "",
-                 head: Sequence[str] = ()) -> None:  # fmt: skip
+                 needs: str = "", head: Sequence[str] = ()) -> None:  # fmt: skip
         self.kind, self.check, self.rank, self.back = kind, check, rank, back
         self.pattern = compiled(pattern)
         self.group = min(self.pattern.groups, 1)
+        self.needs = needs.encode()
         self.run = bytes(byte for byte in range(128) if run and compiled(run).fullmatch(bytes([byte])))
         self._heads = sorted((text.encode() for text in head), key=len, reverse=True)
 
@@ -47,7 +49,7 @@ class Rules:
                 pattern = pattern.replace(f"{{{name}}}", text)
             return pattern
 
-        self.buckets: dict[bytes, list[Rule]] = {}
+        self.buckets: dict[bytes, list[tuple[bytes, bytes, Rule]]] = {}
         self.odd_rules: list[Rule] = []
         bound: list[str] = []
         loose: list[str] = []
@@ -58,28 +60,24 @@ class Rules:
                 escaped = "|".join(re2.escape(head) for head in heads)
                 rule = Rule(kind, f"(?:{escaped}){body}", check="token", rank=1, head=heads)
                 for head in heads:
-                    bucket = self.buckets.setdefault(head[:3].lower().encode(), [])
-                    if rule not in bucket:
-                        bucket.append(rule)
+                    self._begin(head.lower().encode(), rule)
                     bound.append(re2.escape(head) + _ahead(body))
         for entry in source["rule"]:
             starts = entry.get("starts", [])
             pattern = expand(entry["pattern"])
             certain = not starts or entry["kind"] in ("JWT", "PRIVATE_KEY", "KEY_DATA", "WEBHOOK")
-            options = {name: entry[name] for name in ("check", "back", "run") if name in entry}
+            options = {name: entry[name] for name in ("check", "back", "run", "needs") if name in entry}
             rule = Rule(entry["kind"], pattern.removeprefix(r"\b"), rank=1 if certain else 2, **options)
             keys = [literal_start(start) for start in starts]
             if not starts or None in keys:
                 self.odd_rules.append(rule)
-                scan = "|".join(starts) or entry.get("scan", pattern)
+                scan = "|".join(starts) or expand(entry.get("scan", pattern))
                 if scan.startswith(r"\b"):
                     scan = rf"(?:\b|\\[nrt]){scan[2:]}"
                 odd.append(f"(?i:{scan})" if entry.get("fold") else f"(?:{scan})")
                 continue
             for start, key in zip(starts, keys, strict=True):
-                bucket = self.buckets.setdefault(key or b"", [])
-                if rule not in bucket:
-                    bucket.append(rule)
+                self._begin(key or b"", rule)
                 (loose if entry.get("loose") else bound).append(f"(?i:{start})" if entry.get("fold") else start)
         edge = r"(?:\b|_|\\[nrt]|%[0-9A-Fa-f]{2}|\\u00[0-9A-Fa-f]{2})"
         self.tokens = compiled(f"{edge}(?:{'|'.join(dict.fromkeys(bound))})|{'|'.join(loose)}")
@@ -107,6 +105,7 @@ class Rules:
         self.email_stays = compiled(pii["email_stays"])
         self.home_more = compiled(r"(?: [A-Z][A-Za-z0-9._-]{0,30}){1,2}\\")
         self.home_stays = frozenset(name.encode() for name in pii["home_stays"])
+        self.opened = compiled(r"(?:file|vscode|vscode-remote|vscode-insiders|cursor|sftp|smb)://[^\s\"'`\\]*$")
         self.generic = compiled(r"user[0-9]*|[0-9._-]+|.*\$.*")
         self.ip_stays = frozenset(pii["ipv4_stays"] + pii["ipv6_stays"])
         self.host = compiled(pii["host"])
@@ -117,7 +116,7 @@ class Rules:
         self.bare = compiled(r"[^\s\x00\"'`\\<>,;]+(?:,[^\s\x00\"'`\\<>,;]+)*")
         self.wrapper = compiled(
             r"(?:Some|Ok|String::from|Secret(?:Str|String)?(?:::new|::from)?|Buffer\.from|Zeroizing::new|"
-            r"new SecureString)\((?:\\*[\"'])"
+            r"new SecureString|\[\]byte)\((?:\\*[\"'])"
         )
         self.long_words = compiled(r"[A-Z]?[a-z]{4,}|[A-Z]{4,}|\bv?[0-9]+\b")
         self.words = compiled(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}|\bv?[0-9]+\b")
@@ -130,6 +129,18 @@ class Rules:
         )
         self.constant = compiled(r"_?[A-Z]+[0-9]{0,3}(?:_[A-Z]+[0-9]{0,2})+|[a-z][a-z0-9_]{3,}\.[A-Z][A-Za-z0-9]+")
         self.indexed = compiled(r"[A-Za-z_][\w.]*\[.*")
+        self.azure_key = compiled(
+            r"(?i)(?:.*[_-])?(?:storage|primary|secondary)_?(?:master_?|readonly_?)*key=[a-z0-9+/]{86}=="
+        )
+        self.algorithm = compiled(
+            r"(?i)sha-?[0-9]|pbkdf|hmac|bcrypt|scrypt|argon|aes|rsa|oauth|base64|utf|iso[0-9]|tls|x509"
+        )
+        self.phrase = compiled(r"[a-z]{3,}(?:-[a-z]{3,}){3,}")
+        self.secret_data = compiled(
+            r"(?:\b|\\[nrt])data\\*\"?:[ ]*(?:\{[^{}]*\}?|"
+            r"(?:(?:\r?\n|(?:\\+r)?\\+n)[ \t0-9|:+>-]*[ ][\w.-]+:[ ]*[A-Za-z0-9+/]*={0,2}[ ]*)+)"
+        )
+        self.datum = compiled(r"[\w.-]\\*\"?:[ ]*\\*\"?([A-Za-z0-9+/]{8,}={0,2})")
         self.path = compiled(
             r"(?:\.{0,2}/|~/|@/|[A-Za-z]:[\\/])[\w.@~-]+(?:[/.]|$)|[a-z0-9_.-]+/[a-z0-9_./-]+\.[a-z]{2,4}$|https?://"
         )
@@ -149,6 +160,12 @@ class Rules:
         self.key_lines_before = compiled(rf"[A-Za-z0-9+/]{{16,}}(?:{lines}+[A-Za-z0-9+/]+={{0,2}})*{lines}*$")
         self.key_end = compiled(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 
+    def _begin(self, start: bytes, rule: Rule) -> None:
+        entry = start[:_LITERAL], rule.needs, rule
+        bucket = self.buckets.setdefault(start[:3], [])
+        if entry not in bucket:
+            bucket.append(entry)
+
     def kind_of(self, found: bytes) -> str | None:
         """What NAME = VALUE holds, by the name that it begins with; the longest name decides."""
         best: tuple[int, str | None] = (0, None)
@@ -166,21 +183,21 @@ def _ahead(body: str) -> str:
 
 
 def literal_start(start: str) -> bytes | None:
-    """The first three letters of an expression, where they are letters; lower case."""
+    """The letters that an expression begins with, if there are three at least; lower case."""
     found = ""
     at = 0
-    while at < len(start) and len(found) < 3:
+    while at < len(start) and len(found) < _LITERAL:
         letter = start[at]
         if letter == "\\" and not start[at + 1].isalnum():
             at += 1
             letter = start[at]
         elif letter in "\\[](){}.*+?|^$":
-            return None
+            break
         if start[at + 1 : at + 2] in ("?", "*", "{"):
-            return None
+            break
         found += letter
         at += 1
-    return found.lower().encode() if len(found) == 3 else None
+    return found.lower().encode() if len(found) >= 3 else None
 
 
 def compiled(pattern: str | bytes) -> Any:

@@ -16,6 +16,9 @@ from agent_rollouts.distill.redact.spans import Span, settled
 
 _SHORT = 500  # bytes of a text for which one scan before the others pays
 _LONGEST = 4096  # bytes of a quoted value
+_NEAR = 512  # bytes within which a rule's `needs` must be found
+_JWK = 4096  # bytes within which a key says its type
+_MANIFEST = 16384  # bytes of a Kubernetes manifest before and after its kind
 _KEY_BLOCK = 32768  # bytes of a private key with its header
 _BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
 
@@ -129,8 +132,10 @@ def _tokens(data: bytes, at: int, end: int) -> Iterator[Span]:
     elif first == 95:
         starts = [at, at + 1]
     for start in starts:
-        for rule in rules.buckets.get(data[start : start + 3].lower(), ()):
-            yield from _checked(data, start, rule)
+        word = data[start : start + 12].lower()
+        for begins, needs, rule in rules.buckets.get(word[:3], ()):
+            if word.startswith(begins) and (not needs or data.find(needs, start, start + _NEAR) >= 0):
+                yield from _checked(data, start, rule)
 
 
 def _odd(data: bytes, at: int, end: int) -> Iterator[Span]:
@@ -168,6 +173,12 @@ def _checked(data: bytes, at: int, rule: Rule) -> Iterator[Span]:
     elif rule.check == "cookie":
         yield from _cookies(start, value)
         return
+    elif rule.check == "manifest":
+        yield from _manifest(data, start)
+        return
+    elif rule.check == "jwk":
+        if b'"kty' not in data[max(0, start - _JWK) : end + _JWK] or is_wordy(value):
+            return
     elif rule.check == "jwt":
         if not is_jwt(value):
             return
@@ -185,6 +196,24 @@ def _cookies(start: int, value: bytes) -> Iterator[Span]:
             begin = at + len(name) + 1
             yield Span(begin, begin + len(content.rstrip()), "COOKIE", 2)
         at += len(pair) + 1
+
+
+def _manifest(data: bytes, at: int) -> Iterator[Span]:
+    """The values of a Kubernetes secret, which are base64 under any name, before its kind or after it."""
+    rules = shipped()
+    low = max(0, at - _MANIFEST)
+    for mark in (b"---", b"apiVersion"):  # where this one begins
+        low = max(low, data.rfind(mark, low, at))
+    high = min(len(data), at + _MANIFEST)
+    for mark in (b"\n---", b"n---"):
+        cut = data.find(mark, at, high)
+        high = cut if cut >= 0 else high
+    for block in rules.secret_data.finditer(data[low:high]):
+        for datum in rules.datum.finditer(block.group()):
+            value = datum.group(1)
+            if len(value) % 4 == 0 and not is_placeholder(value):
+                begin = low + block.start() + datum.start(1)
+                yield Span(begin, begin + len(value), "SECRET_DATA", 2)
 
 
 def _key_block(data: bytes, start: int, end: int) -> Iterator[Span]:
@@ -214,9 +243,9 @@ def _key_block(data: bytes, start: int, end: int) -> Iterator[Span]:
 def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
     """NAME = VALUE: what names it, how it stands there, and whether it is a literal."""
     rules = shipped()
-    if end == len(data) or data[end] in b"=~(){}[]<>,;$|:":
+    if end == len(data) or (data[end] in b"=~(){}[]<>,;$|:" and not data.startswith(b"[]byte(", end)):
         return
-    if rules.wrapper.match(data, end):  # Some("…")
+    if data[end] in b"SOBZn[" and rules.wrapper.match(data, end):  # Some("…")
         end = data.index(b"(", end) + 1
     before = data[max(0, at - 60) : at]
     head = len(before) - len(before.rstrip(NAME))
@@ -231,7 +260,7 @@ def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
     if (begin and data[begin - 1] in b"[$") and rules.placeholder.match(data, begin - 1):
         return
     if data[end - 1] in QUOTES and b"," in between:
-        if data[max(0, begin - 12) : begin].rstrip(b"\\\"'` ")[-1:] not in b"([{-":
+        if data[max(0, begin - 12) : begin].rstrip(b"\\\"'` ")[-1:] not in b"([{-#":
             return  # an item of a list beside another one
         end -= 1
         while data[end - 1] == 92:
@@ -259,8 +288,8 @@ def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
     after = data[stop : stop + 1]
     if style == "element" and data[stop : stop + 2] != b"</":
         return
-    if not quoted and separator[:1] in (b'"', b"\\") and value.isdigit():
-        return  # a number in JSON must stay one
+    if not quoted and (separator.endswith((b"||", b"??")) or (separator[:1] in (b'"', b"\\") and value.isdigit())):
+        return  # a variable; a number in JSON must stay one
     kind = judged(
         data[at if data[at] == 45 else max(at, begin) : end],
         name,
@@ -275,8 +304,10 @@ def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
 def _value(data: bytes, at: int, style: str) -> tuple[int, int, bool]:
     """Where the value that begins at `at` starts and stops, and whether it is in quotes."""
     length = len(data)
-    if data[at : at + 1] in (b"b", b"r", b"u", b"@") and data[at + 1 : at + 2] in (b'"', b"'"):
+    if data[at : at + 1] in (b"b", b"r", b"u", b"@") and data[at + 1 : at + 9].lstrip(b"\\")[:1] in (b'"', b"'"):
         at += 1
+    elif data.startswith(b"!!", at) and (space := data.find(b" ", at, at + 12)) > 0:
+        at = space + 1  # YAML's type
     open_ = at
     while open_ < length and data[open_] == 92:
         open_ += 1
