@@ -593,6 +593,9 @@ WRONG = {
     "steps: [{name: a, prompt: b}]\ncolumns: [c]": "columns must be a mapping",
     "steps: [{name: a, prompt: b}]\ncolumns: {c: {type: int, value: a, default: x}}": "column c: default: .* integer",
     "steps: [{name: a, prompt: b}]\ncolumns: {c: {type: int, all: [{value: a, at_least: 1}]}}": "is of type bool",
+    "steps: [{name: a, prompt: b}]\ncolumns: {c: {type: int, value: d}, d: {type: int, value: a}}": "c names d, which",
+    "steps: [{name: recipe_errors, prompt: b}]": "recipe_errors is there twice",
+    "steps: [{name: a, prompt: b, skip: [{when: {x: [1]}, answer: '{{ a }}'}]}]": "step a names a, which is",
     "steps: [{name: a, prompt: b}]\ncolumns: {c: {type: bool, all: [{value: a, one_of: 1}]}}": "one_of must be a list",
 }
 

@@ -339,9 +339,10 @@ def _check(recipe: Recipe, where: str) -> None:
     if not recipe.steps:
         raise AgentRolloutsError(f"{where}: a recipe needs steps")
     later = [step.name for step in recipe.steps]
-    if doubled := {name for name in [*later, *recipe.columns] if [*later, *recipe.columns].count(name) > 1}:
-        raise AgentRolloutsError(f"{where}: {', '.join(sorted(doubled))} is there twice")
-    if odd := [name for name in [*later, *recipe.columns] if not _NAME.fullmatch(str(name))]:
+    names = [*later, *recipe.columns, REASONS]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise AgentRolloutsError(f"{where}: {_list(doubled)} is there twice")
+    if odd := [name for name in names if not _NAME.fullmatch(str(name))]:
         raise AgentRolloutsError(f"{where}: {odd[0]!r} is no name; letters, digits and _ make one, 64 at most")
     options = {*recipe.options, "digest_tokens"}
     for step in recipe.steps:
@@ -353,8 +354,12 @@ def _check(recipe: Recipe, where: str) -> None:
             if tokens and tokens in recipe.options and type(recipe.options[tokens]) is not int:
                 raise AgentRolloutsError(f"{where}: step {step.name}: option {tokens} must be a number of tokens")
         later.remove(step.name)
+    later = list(recipe.columns)
     for name, column in recipe.columns.items():
         _check_column(column, f"{where}: column {name}", recipe.options)
+        if wrong := [path for path in column.paths if path.partition(".")[0] in later]:
+            raise AgentRolloutsError(f"{where}: column {name} names {wrong[0]}, which is not made before it")
+        later.remove(name)
 
 
 def _check_column(column: Column, where: str, options: Mapping[str, JSON]) -> None:
@@ -378,7 +383,8 @@ def _check_column(column: Column, where: str, options: Mapping[str, JSON]) -> No
 
 
 def _fields(step: Step) -> Iterator[tuple[str, str | None]]:
-    for found in _FIELD.finditer(step.system + step.prompt):
+    answers = [orjson.dumps(skip.answer).decode() for skip in step.skip]
+    for found in _FIELD.finditer("\n".join([step.system, step.prompt, *answers])):
         yield found[1], found[2]
     for skip in step.skip:
         yield from ((path, None) for path in skip.when)
