@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 OPENAI = "https://api.openai.com/v1"
 
+RESERVED = frozenset({"model", "messages", "stream", "stream_options", "response_format", "tools", "step"})
+"""What no parameter of a request may be called: the endpoint says these itself."""
+
 _WAITS = (1, 2, 4, 8, 16, 32, 60)
 _LONGEST_WAIT = 3600.0  # of a Retry-After; whoever is told to come back tomorrow does so himself
 _AGAIN = frozenset({408, 409, 425, 429})
@@ -295,9 +298,9 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """The base URL without user and password."""
+        """The base URL without user and password, and without a slash at its end."""
         parts = urlsplit(self.base_url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")).rstrip("/")
 
     def complete(
         self,

@@ -579,6 +579,24 @@ WRONG = {
     "steps: [{name: a, prompt: b}]\ncolumns: {c: {type: bool, all: [{value: a, above: 1}]}}": "one of at_least, one_of",
     "steps: [{name: a, prompt: b, skip: [{when: {x: [1]}, answer: 3}]}]": "skip: the answer must be string",
     "a: [": "is no YAML",
+    "steps: [{name: a, prompt: 3}]": "step 1: prompt must be text",
+    "steps: [{name: 'a.b', prompt: c}]": "'a.b' is no name",
+    "steps: [{name: a, prompt: '{{ b-c }}'}]": r"step 1: {{ b-c }} is no field",
+    "steps: [{name: a, prompt: b, parameters: [c]}]": "step 1: parameters must be a mapping",
+    "steps: [{name: a, prompt: b, parameters: {messages: c}}]": "step 1: messages cannot be a parameter",
+    "steps: [{name: a, prompt: b, skip: [{when: [x]}]}]": "skip: when must be a mapping",
+    "steps: [{name: a, prompt: b, skip: [{when: {outcome: success}}]}]": "skip: outcome must be a list of values",
+    "steps: [{name: a, prompt: b, schema: {properties: [c]}}]": r"schema: properties cannot be \['c'\]",
+    "steps: [{name: a, prompt: b, schema: {properties: {c: text}}}]": "schema.c must be a mapping",
+    "steps: [{name: a, prompt: '{{ x | y }}'}]\noptions: {y: z}": "option y must be a number of tokens",
+    "steps: [{name: a, prompt: b}]\noptions: [c]": "options must be a mapping",
+    "steps: [{name: a, prompt: b}]\ncolumns: [c]": "columns must be a mapping",
+    "steps: [{name: a, prompt: b}]\ncolumns: {c: {type: int, value: a, default: x}}": "column c: default: .* integer",
+    "steps: [{name: a, prompt: b}]\ncolumns: {c: {type: int, all: [{value: a, at_least: 1}]}}": "is of type bool",
+    "steps: [{name: a, prompt: b}]\ncolumns: {c: {type: int, value: d}, d: {type: int, value: a}}": "c names d, which",
+    "steps: [{name: recipe_errors, prompt: b}]": "recipe_errors is there twice",
+    "steps: [{name: a, prompt: b, skip: [{when: {x: [1]}, answer: '{{ a }}'}]}]": "step a names a, which is",
+    "steps: [{name: a, prompt: b}]\ncolumns: {c: {type: bool, all: [{value: a, one_of: 1}]}}": "one_of must be a list",
 }
 
 
@@ -586,6 +604,40 @@ WRONG = {
 def test_wrong_recipes_are_told_where(text: str, tmp_path: Path) -> None:
     with pytest.raises(AgentRolloutsError, match=WRONG[text]):
         load(own(tmp_path, text))
+
+
+def test_an_answer_of_another_type_is_null_with_a_reason(tmp_path: Path) -> None:
+    recipe = """
+steps: [{name: v, prompt: a, schema: {type: object, properties: {b: {type: string}}}}]
+columns:
+  count: {type: int, value: v.b}
+  first: {type: int, value: v.b, default: 7}
+  most: {type: bool, all: [{value: v.b, at_least: 3}]}
+  whole: {type: json, value: v}
+"""
+    with Server(lambda _: Reply('{"b": "c"}')) as server:
+        (found,), report = made(server, [rollout()], tmp_path, own(tmp_path, recipe))
+    assert (found["count"], found["first"], found["most"], found["whole"]) == (None, 7, None, {"b": "c"})
+    assert set(found["recipe_errors"]) == {"count", "first", "most"}
+    assert report.failed["count: v.b is no int"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "steps: [{name: a, prompt: b}]\ncolumns: {c: {type: int, value: colour}}",
+            "names 'colour', which rows do not",
+        ),
+        ("steps: [{name: outcome, prompt: b}]", "adds outcome, which rows have"),
+        ("steps: [{name: a, prompt: b}]\ncolumns: {messages: {type: int, value: a}}", "adds messages, which rows have"),
+        ("steps: [{name: rollout, prompt: b}]", "adds rollout, which rows have"),
+    ],
+)
+def test_columns_are_held_against_rows_before_anything_is_asked(text: str, says: str, tmp_path: Path) -> None:
+    with Server(good()) as server, pytest.raises(AgentRolloutsError, match=says):
+        made(server, [rollout()], tmp_path, own(tmp_path, text))
+    assert not server.requests
 
 
 def test_names_that_are_not_there(tmp_path: Path) -> None:
@@ -608,6 +660,9 @@ def test_names_that_are_not_there(tmp_path: Path) -> None:
         ({"price_input": 1.0}, "price_input and price_output go together"),
         ({"judge_price_input": 1.0, "judge_price_output": 1.0}, "judge_price_input is for a judge of its own"),
         ({"parameter": ("temperature",)}, "NAME=VALUE, not 'temperature'"),
+        ({"parameter": ("messages=x",)}, "messages cannot be a parameter"),
+        ({"max_cost": -1.0}, "max_cost is -1.0; it cannot be negative"),
+        ({"price_input": 1.0, "price_output": -2.0}, "price_output is -2.0"),
     ],
 )
 def test_options_that_do_not_go_together(options: Any, says: str, tmp_path: Path) -> None:
@@ -653,6 +708,11 @@ def test_a_recipe_in_a_run(recipe: str, shape: str, columns: tuple[str, ...], tm
         assert all(value is not None for column in columns for value in rows[column])
         assert f"The recipe `{recipe}` was answered by `tiny`" in (tmp_path / name / "README.md").read_text("utf-8")
     assert again["recipe"]["failed"] == {}
+
+
+def test_options_of_a_recipe_need_one(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["distill", "--demo", "--output", str(tmp_path / "a"), "--max-cost", "3"])
+    assert "max_cost says how a recipe is run; name the recipe" in result.output
 
 
 def test_a_recipe_needs_redaction_and_its_shape(tmp_path: Path) -> None:

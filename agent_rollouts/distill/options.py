@@ -95,6 +95,8 @@ class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeO
         Filters(self)
         if self.recipe is not None:
             self._check_recipe(self.recipe)
+        elif given := [f.name for f in dataclasses.fields(RecipeOptions) if getattr(self, f.name) != f.default]:
+            raise AgentRolloutsError(f"{given[0]} says how a recipe is run; name the recipe")
         if self.outcome and not self.evidence:
             raise AgentRolloutsError("outcome asks for what evidence would tell, and evidence is off")
         if self.history not in HISTORIES:

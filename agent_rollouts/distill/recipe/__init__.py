@@ -42,7 +42,7 @@ from agent_rollouts.distill.recipe.plan import (
 )
 from agent_rollouts.distill.recipe.view import LEAST, view
 from agent_rollouts.errors import AgentRolloutsError, HaltedError
-from agent_rollouts.llm import Cache, Endpoint, Meter, Prices, in_order
+from agent_rollouts.llm import RESERVED, Cache, Endpoint, Meter, Prices, in_order
 
 __all__ = ["ROLLOUT", "Recipe", "RecipeOptions", "Report", "built_in", "load", "run", "view"]
 
@@ -94,6 +94,10 @@ class RecipeOptions:
             )
         if self.concurrency < 1:
             raise AgentRolloutsError(f"concurrency is {self.concurrency}; it must be positive")
+        for name in ("max_cost", "price_input", "price_output", "judge_price_input", "judge_price_output"):
+            if (getattr(self, name) or 0) < 0:
+                raise AgentRolloutsError(f"{name} is {getattr(self, name)}; it cannot be negative")
+        _parameters(self.parameter)
         of_judge = ("judge_api_key_env", "judge_price_input", "judge_price_output")
         given = [name for name in of_judge if getattr(self, name) is not None]
         if given and self.judge_model is None and self.judge_base_url is None:
@@ -225,6 +229,7 @@ class _Work:
             asker.endpoint.close()
 
     def row(self, row: Row) -> dict[str, Any]:
+        self.recipe.check_columns(row)
         answers: dict[str, Any] = {}
         reasons: dict[str, str] = {}
         shown = functools.cache(functools.partial(view, row))
@@ -238,7 +243,11 @@ class _Work:
                 self.progress(self.report)
         names = {**row, **answers}
         for name, column in self.recipe.columns.items():
-            names[name] = made(column, names, self.recipe.options)
+            names[name], wrong = made(column, names, self.recipe.options)
+            if wrong:
+                reasons[name] = wrong
+                with self._lock:
+                    self.report.failed[f"{name}: {wrong}"] += 1
         with self._lock:
             self.report.rows += 1
             self.progress(self.report)
@@ -326,5 +335,7 @@ def _parameters(given: Iterable[str]) -> dict[str, Any]:
         name, sign, value = text.partition("=")
         if not sign:
             raise AgentRolloutsError(f"a parameter is NAME=VALUE, not {text!r}")
+        if name in RESERVED:
+            raise AgentRolloutsError(f"{name} cannot be a parameter; it has an option of its own, or is the recipe's")
         found[name] = yaml.safe_load(value)
     return found

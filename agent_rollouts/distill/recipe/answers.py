@@ -27,10 +27,11 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
     "boolean": (bool,), "null": (type(None),),
 }  # fmt: skip
-_KEYWORDS = frozenset({
-    "type", "description", "enum", "properties", "required", "additionalProperties", "items", "minItems", "maxItems",
-    "minimum", "maximum", "minLength", "maxLength", "x-max-words", "x-without",
-})  # fmt: skip
+_KEYWORDS: Mapping[str, tuple[type, ...]] = {
+    "type": (str, list), "description": (str,), "enum": (list,), "properties": (dict,), "required": (list,),
+    "additionalProperties": (bool,), "items": (dict,), "minItems": (int,), "maxItems": (int,), "minimum": (int, float),
+    "maximum": (int, float), "minLength": (int,), "maxLength": (int,), "x-max-words": (int,), "x-without": (list,),
+}  # fmt: skip
 _FORMS = ("json_schema", "json_object", None)
 _SHOWN = 6000  # characters of a wrong answer that go back
 _LOOSE = json.JSONDecoder(strict=False)  # line breaks within strings, as weak models write them
@@ -162,16 +163,21 @@ def problems(value: JSON, schema: Mapping[str, Any], at: str = "") -> str:
     return ""
 
 
-def check_schema(schema: Mapping[str, JSON], where: str) -> dict[str, JSON]:
+def check_schema(schema: JSON, where: str) -> dict[str, JSON]:
     """The schema with what is understood by itself: all members of an object are wanted, and no others.
 
     Raises:
         AgentRolloutsError: it uses what `problems` does not know.
     """
-    if unknown := set(schema) - _KEYWORDS:
+    if not isinstance(schema, dict):
+        raise AgentRolloutsError(f"{where} must be a mapping")
+    if unknown := set(schema) - set(_KEYWORDS):
         raise AgentRolloutsError(
             f"{where}: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(_KEYWORDS))}"
         )
+    for name, value in schema.items():
+        if not isinstance(value, _KEYWORDS[name]):
+            raise AgentRolloutsError(f"{where}: {name} cannot be {value!r}")
     names = schema.get("type", [])
     if unknown := {str(name) for name in ([names] if isinstance(names, str) else names)} - set(_TYPES):
         raise AgentRolloutsError(f"{where}: unknown type {', '.join(unknown)}; known: {', '.join(_TYPES)}")

@@ -39,6 +39,7 @@ from agent_rollouts.distill.windows import BYTES_PER_TOKEN
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.events import JSON
 from agent_rollouts.jsontext import exact_text
+from agent_rollouts.llm import RESERVED
 
 FOLDER = Path(__file__).parent
 MODELS = ("writer", "judge")
@@ -52,9 +53,22 @@ TYPES: Mapping[str, Any] = {
     "strings": List(Value("string")), "json": Json(),
 }  # fmt: skip
 
+_TYPE_SCHEMAS: Mapping[str, Mapping[str, Any]] = {
+    "string": {"type": "string", "minLength": 0}, "int": {"type": "integer"}, "float": {"type": "number"},
+    "bool": {"type": "boolean"}, "strings": {"type": "array", "items": {"type": "string", "minLength": 0}}, "json": {},
+}  # fmt: skip
+_KINDS: Mapping[type, tuple[str, frozenset[str]]] = {
+    str: ("text", frozenset({"about", "shape", "name", "prompt", "system", "model", "type", "value"})),
+    list: ("a list", frozenset({"steps", "skip", "all"})),
+    dict: ("a mapping", frozenset({"options", "columns", "schema", "parameters", "when"})),
+}
+# OpenAI's rule for the name of a schema, without "-", which paths do not take.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_BRACES = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 _FIELD = re.compile(r"\{\{\s*([\w.]+)\s*(?:\|\s*(\w+)\s*)?\}\}")
 _CLOSING = re.compile(r"</(\w+)>")
-_TESTS = ("at_least", "one_of")
+_TESTS: Mapping[str, tuple[type, ...]] = {"at_least": (int, float), "one_of": (list,)}
+_MADE = ("rollout", "call_state")  # by `scope`
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,11 @@ class Column:
     default: JSON = None
     all: Sequence[Mapping[str, JSON]] = ()
 
+    @property
+    def paths(self) -> list[str]:
+        """What it is made of."""
+        return [self.value] if self.value is not None else [str(test["value"]) for test in self.all]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -103,6 +122,25 @@ class Recipe:
     steps: Sequence[Step]
     columns: Mapping[str, Column] = field(default_factory=dict)
     options: Mapping[str, JSON] = field(default_factory=dict)
+
+    def check_columns(self, row: Mapping[str, Any]) -> None:
+        """Hold what it names, and the columns that it adds, against those of a row.
+
+        Raises:
+            AgentRolloutsError: rows lack a column that it names, or have one that it adds.
+        """
+        added = {*(step.name for step in self.steps), *self.columns, REASONS}
+        known = {*row, *_MADE}
+        # Where a run has made room for what it adds, that is null.
+        if clash := [name for name in added & known if name in _MADE or row[name] is not None]:
+            raise AgentRolloutsError(f"recipe {self.name} adds {_list(clash)}, which rows have; name it otherwise")
+        paths = [path for step in self.steps for path, _ in _fields(step)]
+        paths += [path for column in self.columns.values() for path in column.paths]
+        for path in paths:
+            if path.partition(".")[0] not in added | known:
+                raise AgentRolloutsError(
+                    f"the recipe {self.name} names {path!r}, which rows do not have; they have {_list(known)}"
+                )
 
     @property
     def features(self) -> Features:
@@ -150,16 +188,14 @@ def load(name: str) -> Recipe:
         raise AgentRolloutsError(f"{path} is no YAML: {error}") from None
     if not isinstance(values, dict):
         raise AgentRolloutsError(f"{path}: a recipe is a mapping with steps")
-    parts = _known(values, {"about", "shape", "steps", "columns", "options"}, str(path))
-    if not isinstance(parts.get("steps"), list):
-        raise AgentRolloutsError(f"{path}: steps must be a list of them")
+    parts = _known(values, {"about", "shape", "steps", "columns", "options"}, str(path), {"steps"})
     steps = [_step(value, f"{path}: step {i + 1}") for i, value in enumerate(parts["steps"])]
     columns = {
         column: Column(**_known(value, {"type", "value", "default", "all"}, f"{path}: column {column}", {"type"}))
-        for column, value in (parts.get("columns") or {}).items()
+        for column, value in parts.get("columns", {}).items()
     }
     recipe = Recipe(
-        path.stem, parts.get("about", ""), parts.get("shape", ROLLOUT), steps, columns, parts.get("options") or {}
+        path.stem, parts.get("about", ""), parts.get("shape", ROLLOUT), steps, columns, parts.get("options", {})
     )
     _check(recipe, str(path))
     return recipe
@@ -171,14 +207,8 @@ def scope(row: Mapping[str, Any], answers: Mapping[str, JSON], shown: Callable[[
 
 
 def lookup(names: Mapping[str, Any], path: str) -> Any:
-    """The value at a path, null where a part of it is null or lacks the member.
-
-    Raises:
-        AgentRolloutsError: its first part is neither a column nor a step.
-    """
+    """The value at a path, null where a part of it is null or lacks the member."""
     first, *rest = path.split(".")
-    if first not in names:
-        raise AgentRolloutsError(f"the recipe names {path!r}, which rows do not have; they have {_list(names)}")
     value = names[first]
     for name in rest:
         value = value.get(name) if isinstance(value, dict) else None
@@ -212,19 +242,28 @@ def skipped(step: Step, names: Mapping[str, Any], options: Mapping[str, JSON]) -
     return None
 
 
-def made(column: Column, names: Mapping[str, Any], options: Mapping[str, JSON]) -> JSON:
-    """The value of a column."""
-    if column.value is not None:
-        value = lookup(names, column.value)
-        return column.default if value is None else value
-    return all(_holds(test, names, options) for test in column.all)
+def made(column: Column, names: Mapping[str, Any], options: Mapping[str, JSON]) -> tuple[JSON, str]:
+    """The value of a column, and why there is none though what it is made of is there ('' where nothing is wrong)."""
+    if column.value is None:
+        try:
+            return all(_holds(test, names, options) for test in column.all), ""
+        except TypeError as error:
+            return None, f"cannot be compared: {error}"
+    value = lookup(names, column.value)
+    if value is not None and problems(value, _TYPE_SCHEMAS[column.type]):
+        return column.default, f"{column.value} is no {column.type}"
+    return column.default if value is None else value, ""
 
 
 def _holds(test: Mapping[str, Any], names: Mapping[str, Any], options: Mapping[str, JSON]) -> bool:
     value = lookup(names, test["value"])
     kind = next(kind for kind in _TESTS if kind in test)
-    against = options[test[kind]] if isinstance(test[kind], str) else test[kind]
+    against = _against(test, kind, options)
     return value is not None and bool(value >= against if kind == "at_least" else value in against)
+
+
+def _against(test: Mapping[str, Any], kind: str, options: Mapping[str, JSON]) -> Any:
+    return options[test[kind]] if isinstance(test[kind], str) else test[kind]
 
 
 def _filled(value: JSON, names: Mapping[str, Any], options: Mapping[str, JSON]) -> JSON:
@@ -276,12 +315,18 @@ def _object(value: Any) -> dict[str, Any]:
 def _step(value: JSON, where: str) -> Step:
     names = {"name", "prompt", "system", "model", "schema", "skip", "parameters"}
     parts = _known(value, names, where, {"name", "prompt"})
-    if parts.get("schema") is not None:
+    if odd := [text for text in _BRACES.findall(parts["prompt"] + parts.get("system", "")) if not _FIELD.match(text)]:
+        raise AgentRolloutsError(f"{where}: {odd[0]} is no field; write {{{{ path }}}} or {{{{ path | tokens }}}}")
+    if "schema" in parts:
         parts["schema"] = check_schema(parts["schema"], f"{where}: schema")
     parts["skip"] = [
-        Skip(**_known(skip, {"when", "answer"}, f"{where}: skip", {"when"})) for skip in parts.get("skip") or ()
+        Skip(**_known(skip, {"when", "answer"}, f"{where}: skip", {"when"})) for skip in parts.get("skip", ())
     ]
+    if reserved := RESERVED.intersection(parts.get("parameters", {})):
+        raise AgentRolloutsError(f"{where}: {_list(reserved)} cannot be a parameter")
     for skip in parts["skip"]:
+        if bare := [path for path, values in skip.when.items() if not isinstance(values, list)]:
+            raise AgentRolloutsError(f"{where}: skip: {bare[0]} must be a list of values")
         if skip.answer is not None and (wrong := problems(skip.answer, parts.get("schema") or {"type": "string"})):
             raise AgentRolloutsError(f"{where}: skip: {wrong}")
     if parts.get("model", "writer") not in MODELS:
@@ -294,8 +339,11 @@ def _check(recipe: Recipe, where: str) -> None:
     if not recipe.steps:
         raise AgentRolloutsError(f"{where}: a recipe needs steps")
     later = [step.name for step in recipe.steps]
-    if doubled := {name for name in [*later, *recipe.columns] if [*later, *recipe.columns].count(name) > 1}:
-        raise AgentRolloutsError(f"{where}: {', '.join(sorted(doubled))} is there twice")
+    names = [*later, *recipe.columns, REASONS]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise AgentRolloutsError(f"{where}: {_list(doubled)} is there twice")
+    if odd := [name for name in names if not _NAME.fullmatch(str(name))]:
+        raise AgentRolloutsError(f"{where}: {odd[0]!r} is no name; letters, digits and _ make one, 64 at most")
     options = {*recipe.options, "digest_tokens"}
     for step in recipe.steps:
         for path, tokens in _fields(step):
@@ -303,38 +351,59 @@ def _check(recipe: Recipe, where: str) -> None:
                 raise AgentRolloutsError(f"{where}: step {step.name} names {path}, which is not answered before it")
             if tokens and not tokens.isdigit() and tokens not in options:
                 raise AgentRolloutsError(f"{where}: step {step.name}: no option {tokens}; known: {_list(options)}")
+            if tokens and tokens in recipe.options and type(recipe.options[tokens]) is not int:
+                raise AgentRolloutsError(f"{where}: step {step.name}: option {tokens} must be a number of tokens")
         later.remove(step.name)
+    later = list(recipe.columns)
     for name, column in recipe.columns.items():
-        if column.type not in TYPES or (column.value is None) == (not column.all):
-            raise AgentRolloutsError(
-                f"{where}: column {name} needs a type ({', '.join(TYPES)}) and either a value or all of some conditions"
-            )
-        for test in column.all:
-            kinds = [kind for kind in _TESTS if kind in test]
-            if set(test) != {"value", *kinds} or len(kinds) != 1:
-                raise AgentRolloutsError(
-                    f"{where}: column {name}: a condition is a value and one of {', '.join(_TESTS)}"
-                )
-            if isinstance(test[kinds[0]], str) and test[kinds[0]] not in options:
-                raise AgentRolloutsError(f"{where}: column {name}: no option {test[kinds[0]]}; known: {_list(options)}")
+        _check_column(column, f"{where}: column {name}", recipe.options)
+        if wrong := [path for path in column.paths if path.partition(".")[0] in later]:
+            raise AgentRolloutsError(f"{where}: column {name} names {wrong[0]}, which is not made before it")
+        later.remove(name)
+
+
+def _check_column(column: Column, where: str, options: Mapping[str, JSON]) -> None:
+    if column.type not in TYPES or (column.value is None) == (not column.all):
+        raise AgentRolloutsError(
+            f"{where} needs a type ({', '.join(TYPES)}) and either a value or all of some conditions"
+        )
+    if column.default is not None and (wrong := problems(column.default, _TYPE_SCHEMAS[column.type])):
+        raise AgentRolloutsError(f"{where}: default: {wrong}")
+    if column.all and column.type not in ("bool", "json"):
+        raise AgentRolloutsError(f"{where}: whether conditions hold is of type bool")
+    for test in column.all:
+        kinds = [kind for kind in _TESTS if isinstance(test, dict) and kind in test]
+        if len(kinds) != 1 or set(test) != {"value", *kinds} or not isinstance(test["value"], str):
+            raise AgentRolloutsError(f"{where}: a condition is a value and one of {', '.join(_TESTS)}")
+        (kind,) = kinds
+        if isinstance(test[kind], str) and test[kind] not in options:
+            raise AgentRolloutsError(f"{where}: no option {test[kind]}; known: {_list(options)}")
+        if not isinstance(_against(test, kind, options), _TESTS[kind]):
+            raise AgentRolloutsError(f"{where}: {kind} must be a {'number' if kind == 'at_least' else 'list'}")
 
 
 def _fields(step: Step) -> Iterator[tuple[str, str | None]]:
-    for found in _FIELD.finditer(step.system + step.prompt):
+    answers = [orjson.dumps(skip.answer).decode() for skip in step.skip]
+    for found in _FIELD.finditer("\n".join([step.system, step.prompt, *answers])):
         yield found[1], found[2]
     for skip in step.skip:
         yield from ((path, None) for path in skip.when)
 
 
 def _known(value: Any, names: set[str], where: str, needed: set[str] | None = None) -> dict[str, Any]:
+    """The members that are there; a null is none."""
     if not isinstance(value, dict):
         raise AgentRolloutsError(f"{where} must be a mapping of {_list(names)}")
     if unknown := set(value) - names:
         raise AgentRolloutsError(f"{where}: unknown {_list(unknown)}; known: {_list(names)}")
-    if missing := (needed or set()) - set(value):
+    parts = {name: part for name, part in value.items() if part is not None}
+    if missing := (needed or set()) - set(parts):
         raise AgentRolloutsError(f"{where} lacks {_list(missing)}")
-    return dict(value)
+    for kind, (called, members) in _KINDS.items():
+        if wrong := [name for name in members & set(parts) if not isinstance(parts[name], kind)]:
+            raise AgentRolloutsError(f"{where}: {wrong[0]} must be {called}")
+    return parts
 
 
 def _list(names: Any) -> str:
-    return ", ".join(sorted(map(str, names))) or "none"
+    return ", ".join(sorted(name for name in map(str, names) if not name.startswith("_"))) or "none"
