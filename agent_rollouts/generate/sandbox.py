@@ -225,7 +225,9 @@ def _bubblewrap(limits: Limits) -> tuple[Sandbox | None, str]:
             words += ["--symlink", os.readlink(place), place]
         elif os.path.isdir(place):
             words += ["--ro-bind", place, place]
-    words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/dev/shm"]
+    # The kernel asks for no capability where root writes to /proc/sys, of which core_pattern runs programs outside.
+    words += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
+    words += ["--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/dev/shm"]
     for place in (*_ETC, *limits.readable):  # behind /tmp, which may hold them
         words += ["--ro-bind-try", place, place]
 
@@ -237,7 +239,9 @@ def _bubblewrap(limits: Limits) -> tuple[Sandbox | None, str]:
 
 # Runs in a process of its own, which holds nothing of ours: sandlock's supervisor lives in the process that starts it.
 _SANDLOCK = """
-import json, sys, time
+import ctypes, json, sys, time
+for capability in range(64):  # root's: what the command starts as has those of this set (PR_CAPBSET_DROP)
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
 given = json.loads(sys.argv[1])
 sys.path[:0] = given["path"]
 from sandlock import Sandbox
@@ -258,12 +262,13 @@ def _sandlock(limits: Limits) -> tuple[Sandbox | None, str]:
     library = str(Path(found.origin).parent.parent)
     readable = [place for place in (*SYSTEM, *_ETC, *limits.readable, "/proc") if os.path.exists(place)]
     devices = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")]
+    devices = [device for device in devices if os.path.exists(device)]
 
     def argv(command: str, folder: Path, seconds: float) -> list[str]:
         place = str(folder)
         options = {
-            "fs_readable": [*readable, "/dev"],
-            "fs_writable": [place, *(device for device in devices if os.path.exists(device))],
+            "fs_readable": readable,
+            "fs_writable": [place, *devices],
             "net_allow": ["*:*", "udp://*:*"] if limits.network else [],
             "cwd": place,
             "clean_env": True,
