@@ -53,6 +53,7 @@ def test_commands_have_limits(kind: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert "[2999004 bytes left out]" in large
     assert run(box, "touch made", tmp_path, QUICK).exit_code == 0
     assert (tmp_path / "made").exists()
+    assert run(box, "git init -q . && git status --short", tmp_path, QUICK).output == "?? made\n"
 
 
 @pytest.mark.parametrize("kind", ["bubblewrap", "sandlock"])

@@ -7,6 +7,10 @@
 | `container` | the workspace as /workspace in a container of `image`, no network | docker or podman |
 | `none` | everything that the user may see | `--unsandboxed` |
 
+Landlock (sandlock) governs what files hold, and neither their modes, times and extended attributes nor the limits of
+other processes: there a command can change those of files and processes of yours, wherever they are. So bubblewrap
+goes before it.
+
 A sandbox is tried before it is trusted: a command in it must not read a file beside the workspace, nor write one. All
 of them get an environment made anew, which holds no variable of ours; their whole process group is killed at the end.
 `container` is never chosen, only asked for, as it needs an image.
@@ -207,7 +211,14 @@ def _flaw(sandbox: Sandbox, limits: Limits) -> str:
 def _environ(home: str, limits: Limits, path: str = _PATH) -> dict[str, str]:
     """An environment that holds nothing of ours."""
     own = [place for folder in limits.readable if (place := os.path.join(folder, "bin")) and os.path.isdir(place)]
-    return {"PATH": ":".join([*own, path]), "HOME": home, "LANG": "C.UTF-8", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
+    return {
+        "PATH": ":".join([*own, path]),
+        "HOME": home,
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "PYTHONUNBUFFERED": "1",
+        "GIT_CONFIG_NOSYSTEM": "1",  # git stops where it may not look for /etc/gitconfig
+    }
 
 
 def _bubblewrap(limits: Limits) -> tuple[Sandbox | None, str]:
