@@ -259,6 +259,15 @@ def test_how_sessions_end(tmp_path: Path, reply: Reply, stop: str, values: dict[
     assert (summary.already, len(server.requests)) == (1, 0)
 
 
+def test_many_calls_at_once_do_not_outlast_the_session(tmp_path: Path) -> None:
+    slow = Reply("", tool_calls=calls(*[("run_command", {"command": "sleep 0.2"})] * 100))
+    summary, server = run(tmp_path, play(slow), prompts="one\n", agent__max_seconds=0.3)
+    assert (summary.ends, len(server.requests)) == ({"max_seconds": 1}, 1)
+    results = [m["content"] for m in lines(tmp_path, FAILED)[0]["messages"] if m["role"] == "tool"]
+    assert len(results) == 100
+    assert results[-1] == "Error: not done, as the time of the session is up"
+
+
 def test_a_refusal_is_no_success(tmp_path: Path) -> None:
     body = {
         "choices": [
