@@ -259,6 +259,15 @@ def test_how_sessions_end(tmp_path: Path, reply: Reply, stop: str, values: dict[
     assert (summary.already, len(server.requests)) == (1, 0)
 
 
+def test_many_calls_at_once_do_not_outlast_the_session(tmp_path: Path) -> None:
+    slow = Reply("", tool_calls=calls(*[("run_command", {"command": "sleep 0.2"})] * 100))
+    summary, server = run(tmp_path, play(slow), prompts="one\n", agent__max_seconds=0.3)
+    assert (summary.ends, len(server.requests)) == ({"max_seconds": 1}, 1)
+    results = [m["content"] for m in lines(tmp_path, FAILED)[0]["messages"] if m["role"] == "tool"]
+    assert len(results) == 100
+    assert results[-1] == "Error: not done, as the time of the session is up"
+
+
 def test_a_refusal_is_no_success(tmp_path: Path) -> None:
     body = {
         "choices": [
@@ -353,6 +362,38 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / FAILED).exists()
 
 
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    """A server that does not answer keeps the sessions, but not the user."""
+    (tmp_path / "p.txt").write_text("one\ntwo\n")
+    words = [
+        sys.executable,
+        "-m",
+        "agent_rollouts",
+        "generate",
+        "--model",
+        "tiny",
+        "--prompts",
+        str(tmp_path / "p.txt"),
+    ]
+    words += ["--unsandboxed", "--api-key-env", "TEST_MODEL_KEY", "--output", str(tmp_path / "out")]
+    with Server(lambda request: Reply("late", delay=15.0), key=KEY) as server:
+        process = subprocess.Popen(
+            [*words, "--base-url", server.url],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        with process:
+            while len(server.requests) < 2:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            said = next(line for line in process.stderr if "interrupt" in line)
+            assert "interrupt again to leave at once" in said
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
+
+
 def test_prices_make_the_cost(tmp_path: Path) -> None:
     usage = {"prompt_tokens": 1000, "completion_tokens": 100, "completion_tokens_details": {"reasoning_tokens": 40}}
     summary, _ = run(
@@ -381,8 +422,12 @@ def test_follow_ups_and_starting_folders(tmp_path: Path) -> None:
     assert len(server.requests) == 4
     path.write_text(json.dumps({"prompt": "Look", "folder": str(tmp_path / "gone")}) + "\n")
     summary, _ = run(tmp_path, script, prompts__source=(str(path),))
-    assert summary.ends == {"error": 1}
+    assert (summary.ends, summary.left, summary.kept) == ({}, 1, [])
     assert "gone is not there" in lines(tmp_path, FAILED)[0]["metadata"]["error"]
+    start.rename(tmp_path / "gone")
+    summary, _ = run(tmp_path, script, prompts__source=(str(path),))
+    assert (summary.ends, summary.left) == ({"answered": 1}, 0)
+    assert not (tmp_path / "out" / FAILED).exists()
 
 
 def test_no_key_and_no_secret_is_in_any_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,10 +482,11 @@ def test_secrets_are_what_looks_like_them() -> None:
         "WORD_TOKEN": "disabled",
         "SSH_AUTH_SOCK": "/tmp/ssh-1234/agent",
         "PATH": "/usr/bin:/bin:1234",
-        "MINE": "k",
+        "MINE": "k" * 8,
+        "MODEL_KEY": "EMPTY",
         "NOTHING": "",
     }
-    secrets = Secrets(environ, always=["MINE", "NOTHING", None])
+    secrets = Secrets(environ, always=["MINE", "MODEL_KEY", "NOTHING", None])
     assert set(secrets.values.values()) == {"[API_KEY]", "[LONG_TOKEN]", "[MINE]"}
     assert secrets.of("abcd1234!") == "[API_KEY]!"
     assert Secrets({}).of("x") == "x"
@@ -652,7 +698,9 @@ def test_init_writes_an_example_once(tmp_path: Path) -> None:
     [
         ({"api__model": ""}, "no model"),
         ({"prompts__source": ()}, "no prompts"),
-        ({"processing__concurrency": 0}, "1 or more"),
+        ({"processing__concurrency": 0}, "processing.concurrency: must be more than 0, not 0"),
+        ({"workspace__command_seconds": -3.0}, "workspace.command_seconds: must be more than 0"),
+        ({"agent__max_session_tokens": -4}, "agent.max_session_tokens: must be more than 0"),
         ({"agent__tools": ("fly",)}, "unknown tool 'fly'"),
         ({"api__api_key_env": "NOT_SET_ANYWHERE"}, "NOT_SET_ANYWHERE"),
         ({"workspace__root": "OUT/inside"}, "must not be within output"),

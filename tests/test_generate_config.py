@@ -135,6 +135,10 @@ def test_a_dataset_is_a_source(tmp_path: Path) -> None:
         load_prompts(PromptOptions(dataset=str(folder), column="text"))
     with pytest.raises(AgentRolloutsError, match="has no text in prompt"):
         load_prompts(PromptOptions(dataset=str(folder)))
+    pq.write_table(pa.table({"prompt": ["a"], "folder": ["/home/me/.ssh"]}), folder / "train.parquet")
+    with pytest.raises(AgentRolloutsError, match="train:0 names a folder of this machine"):
+        load_prompts(PromptOptions(dataset=str(folder)))
+    assert load_prompts(PromptOptions(dataset=str(folder), column="prompt"))[0].folder is None
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:

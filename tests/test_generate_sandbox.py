@@ -14,6 +14,7 @@ from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.generate import sandbox as module
 from agent_rollouts.generate.sandbox import KINDS, Limits, Sandbox, choose, run
 
+SYSCTL = "/proc/sys/kernel/core_pattern"
 QUICK = Limits(seconds=1.0, output_bytes=1000)
 
 
@@ -52,6 +53,7 @@ def test_commands_have_limits(kind: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert "[2999004 bytes left out]" in large
     assert run(box, "touch made", tmp_path, QUICK).exit_code == 0
     assert (tmp_path / "made").exists()
+    assert run(box, "git init -q . && git status --short", tmp_path, QUICK).output == "?? made\n"
 
 
 @pytest.mark.parametrize("kind", ["bubblewrap", "sandlock"])
@@ -92,6 +94,18 @@ def test_a_sandbox_keeps_commands_inside(kind: str, tmp_path: Path, monkeypatch:
     run(box, f"(setsid {mark} &); nohup {mark} >/dev/null 2>&1 & echo", inside, limits)
     time.sleep(0.1)
     assert not runs(mark)
+
+
+@pytest.mark.parametrize("kind", ["bubblewrap", "sandlock"])
+def test_commands_of_root_are_not_root_outside(kind: str, tmp_path: Path) -> None:
+    """Root needs no capability to write to /proc/sys, and has all of them in a sandbox that drops none."""
+    box = working(kind)
+    written = run(box, f'v=$(cat {SYSCTL}); echo "$v" > {SYSCTL} && echo written; echo end', tmp_path, Limits()).output
+    assert "written" not in written
+    assert written.endswith("end\n")
+    assert "CapEff:\t0000000000000000" in run(box, "grep CapEff /proc/self/status", tmp_path, Limits()).output
+    devices = "for d in kmsg kvm fuse loop-control vda; do (: < /dev/$d) 2>/dev/null && echo opened $d; done; echo end"
+    assert run(box, devices, tmp_path, Limits()).output == "end\n"
 
 
 @pytest.mark.parametrize("kind", ["bubblewrap", "sandlock"])

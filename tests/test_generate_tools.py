@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +110,14 @@ def test_no_arguments_stop_a_session(name: str, arguments: str) -> None:
     no_bench: Any = None
     if arguments.strip():
         assert call(no_bench, ALL, name, arguments).is_error
+
+
+def test_searches_have_a_time_limit(bench: Bench) -> None:
+    use(bench, "write_file", path="a", content="word\n")
+    assert use(bench, "search_code", pattern="word").text == "a:1: word"
+    assert use(replace(bench, limits=Limits(seconds=0.0)), "search_code", pattern="word").text == (
+        "[stopped after 0 seconds]"
+    )
 
 
 def test_commands(bench: Bench) -> None:

@@ -17,7 +17,7 @@ from agent_rollouts.events import JSON, NOWHERE, Thought
 from agent_rollouts.formats._chat import content, reasoning
 from agent_rollouts.generate.config import AgentOptions
 from agent_rollouts.generate.prompts import Prompt
-from agent_rollouts.generate.tools import Bench, Tool, call
+from agent_rollouts.generate.tools import Bench, Result, Tool, call
 from agent_rollouts.llm import Completion, Endpoint, Usage
 
 STOPS = {
@@ -32,6 +32,8 @@ STOPS = {
     "error": "the model could not be asked",
 }
 """Why sessions end."""
+
+_LATE = Result("Error: not done, as the time of the session is up", True)
 
 # What servers call reasoning; sent back under the name that it came by.
 _REASONING = ("reasoning_content", "reasoning", "reasoning_details")
@@ -108,7 +110,8 @@ class Agent:
             calls = self._note(session, got.message)
             for id, name, arguments in calls:
                 session.calls += 1
-                result = call(bench, self.tools, name, arguments)
+                is_late = time.monotonic() >= deadline
+                result = _LATE if is_late else call(bench, self.tools, name, arguments)
                 answer = {"role": "tool", "content": self.clean(result.text), "tool_call_id": id, "name": name}
                 session.sent.append({key: value for key, value in answer.items() if key != "name"})
                 session.messages.append({**answer, "is_error": result.is_error})

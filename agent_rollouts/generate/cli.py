@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -60,7 +61,10 @@ def command(config: Path | None, init: bool, unsandboxed: bool, **flags: object)
     if unsandboxed:
         click.echo("NOT SANDBOXED: commands of the model can do all that you may do", err=True)
     with _logging(loaded.logging):
-        summary = generate(loaded, unsandboxed=unsandboxed)
+        try:
+            summary = generate(loaded, unsandboxed=unsandboxed)
+        except KeyboardInterrupt:
+            os._exit(130)  # Python would wait for the threads, which wait for answers; lines are on disk
     _tell(summary, loaded)
     if summary.halted == INTERRUPTED:
         sys.exit(130)  # as shells say it

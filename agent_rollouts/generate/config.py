@@ -100,7 +100,7 @@ class AgentOptions:
     )
     search: Annotated[str | None, "Function that searches, as file.py:function: (query, count) -> list of Page"] = None
     max_turns: Annotated[int, "Answers of the model in a session"] = 50
-    max_seconds: Annotated[float | None, "Time of a session, looked at between turns"] = None
+    max_seconds: Annotated[float | None, "Time of a session, looked at before each answer and each call"] = None
     max_session_tokens: Annotated[int | None, "Tokens of a session, input and output, looked at between turns"] = None
 
 

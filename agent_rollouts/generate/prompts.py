@@ -9,7 +9,7 @@
 | a dataset | a column |
 
 A record may also hold `follow_ups` (what the user says when the agent has answered, one after the other), `folder` or
-`git_bundle` (and `git_ref`): what its workspace starts from.
+`git_bundle` (and `git_ref`): what its workspace starts from. Those of datasets may not.
 """  # noqa: E501  (a table)
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from agent_rollouts.generate.config import PromptOptions
 
 _Test: TypeAlias = "Callable[[str], bool]"
 
+_START = ("folder", "git_bundle", "git_ref")
 KEYS = ("prompt", "input", "question", "task", "query")
 
 
@@ -135,6 +136,12 @@ def _of_dataset(options: PromptOptions) -> Iterator[Prompt]:
                 raise AgentRolloutsError(f"prompts.column: {name} has no {options.column!r}, but {', '.join(row)}")
             value = row[options.column]
             row = {"messages" if isinstance(value, list) else "prompt": value}
+        # Whoever wrote a dataset must not choose which files of this machine an agent reads, and a server is sent.
+        if named := [key for key in _START if row.get(key) is not None]:
+            raise AgentRolloutsError(
+                f"prompts: {place} names a {named[0]} of this machine, which a dataset may not; name prompts.column, "
+                "or write the prompts to a .jsonl file"
+            )
         yield _of_record(row, place)
 
 
@@ -148,7 +155,7 @@ def _of_record(record: JSON, place: str) -> Prompt:
     if not isinstance(follow_ups, list) or not all(isinstance(said, str) and said for said in follow_ups):
         raise AgentRolloutsError(f"prompts: {place}: follow_ups must be a list of texts")
     start: dict[str, str | None] = {}
-    for key in ("folder", "git_bundle", "git_ref"):
+    for key in _START:
         value = record.get(key)
         if value is not None and not isinstance(value, str):
             raise AgentRolloutsError(f"prompts: {place}: {key} must be text")

@@ -235,7 +235,8 @@ class Secrets:
 
     Args:
         environ: variables; taken are those that are called like a secret (key, token, password, …) and look like one.
-        always: names of variables to take whatever they look like.
+        always: names of variables to take whatever they look like, but for values such as EMPTY, which servers without
+            keys are given: put in the place of words they would spoil texts.
     """
 
     def __init__(self, environ: Mapping[str, str], always: Iterable[str | None] = ()) -> None:
@@ -243,7 +244,7 @@ class Secrets:
         for name, value in environ.items():
             looks_like_one = len(value) >= 12 or (len(value) >= 8 and any(letter.isdigit() for letter in value))
             is_secret = _SECRET.search(name) and looks_like_one and not os.path.isabs(value)
-            if is_secret or (name in always and value):
+            if is_secret or (name in always and len(value) >= 8):
                 self.values[value] = f"[{name}]"
         # The longer first, as one may hold another.
         self._ordered = sorted(self.values.items(), key=lambda item: -len(item[0]))

@@ -73,6 +73,7 @@ def generate(config: Config, *, unsandboxed: bool = False) -> Summary:
     Raises:
         AgentRolloutsError: the configuration cannot be followed: no model, key, prompt or sandbox.
         EndpointError: the model cannot be asked; what was recorded stays.
+        KeyboardInterrupt: the second; threads still wait for answers.
     """
     for name, value in read_env(config.api.env_file).items():
         os.environ.setdefault(name, value)
@@ -94,8 +95,7 @@ class _Run:
         self.config = config
         if not config.api.model:
             raise AgentRolloutsError("no model: name one (api.model, --model)")
-        if config.processing.concurrency < 1 or config.agent.max_turns < 1:
-            raise AgentRolloutsError("processing.concurrency and agent.max_turns are 1 or more")
+        _require_positive(config)
         if config.output.hermes is not None:
             check_hermes(config.output.hermes)
         self.secrets = Secrets(os.environ, always=[config.api.api_key_env])
@@ -143,6 +143,8 @@ class _Run:
             except BaseException as error:
                 # Sessions end at their next step, and are asked again by the next run.
                 self.meter.halt(INTERRUPTED if isinstance(error, KeyboardInterrupt) else f"failed: {error}")
+                if isinstance(error, KeyboardInterrupt):
+                    logger.warning("interrupted: sessions end at their next step; interrupt again to leave at once")
                 pool.shutdown(wait=False, cancel_futures=True)
                 if not isinstance(error, KeyboardInterrupt):
                     raise
@@ -171,7 +173,8 @@ class _Run:
                 self.broken = self.broken or error
             is_begun = session.turns > 0
         except (AgentRolloutsError, OSError) as error:
-            session.stop, session.error = "error", str(error)
+            # Before the first answer it is the starting folder that is wrong, which its user can put right.
+            session.stop, session.error, session.retryable = "error", str(error), session.turns == 0
         except Exception as error:
             logger.exception("session %s", name)
             session.stop, session.error, session.retryable = "error", f"{type(error).__name__}: {error}", True
@@ -193,7 +196,7 @@ class _Run:
                     summary.ends[line["metadata"]["stop"]] += 1
             logger.info("session %s: %s, %d turns %s", name, session.stop, session.turns, session.error or "")
         if is_begun and self._keeps(session):
-            summary.kept.append(str(root))
+            summary.kept += [str(root)] if root.exists() else []
         elif root.exists() and not workspace.remove(root):
             logger.warning("%s cannot be removed", root)
             summary.kept.append(str(root))
@@ -214,6 +217,21 @@ class _Run:
     def _keeps(self, session: Session) -> bool:
         options = self.config.workspace
         return options.keep_on_success if session.stop == "answered" else options.keep_on_error
+
+
+_POSITIVE = (
+    "api.timeout", "api.attempts", "api.max_tokens", "prompts.limit", "workspace.command_seconds",
+    "workspace.output_chars", "agent.max_turns", "agent.max_seconds", "agent.max_session_tokens",
+    "processing.concurrency", "processing.max_cost",
+)  # fmt: skip
+
+
+def _require_positive(config: Config) -> None:
+    for key in _POSITIVE:
+        section, _, name = key.partition(".")
+        value = getattr(getattr(config, section), name)
+        if value is not None and not value > 0:
+            raise AgentRolloutsError(f"{key}: must be more than 0, not {value!r}")
 
 
 def _sandboxed(kind: str) -> str:

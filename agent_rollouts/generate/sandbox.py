@@ -7,6 +7,10 @@
 | `container` | the workspace as /workspace in a container of `image`, no network | docker or podman |
 | `none` | everything that the user may see | `--unsandboxed` |
 
+Landlock (sandlock) governs what files hold, and neither their modes, times and extended attributes nor the limits of
+other processes: there a command can change those of files and processes of yours, wherever they are. So bubblewrap
+goes before it.
+
 A sandbox is tried before it is trusted: a command in it must not read a file beside the workspace, nor write one. All
 of them get an environment made anew, which holds no variable of ours; their whole process group is killed at the end.
 `container` is never chosen, only asked for, as it needs an image.
@@ -207,7 +211,14 @@ def _flaw(sandbox: Sandbox, limits: Limits) -> str:
 def _environ(home: str, limits: Limits, path: str = _PATH) -> dict[str, str]:
     """An environment that holds nothing of ours."""
     own = [place for folder in limits.readable if (place := os.path.join(folder, "bin")) and os.path.isdir(place)]
-    return {"PATH": ":".join([*own, path]), "HOME": home, "LANG": "C.UTF-8", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
+    return {
+        "PATH": ":".join([*own, path]),
+        "HOME": home,
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "PYTHONUNBUFFERED": "1",
+        "GIT_CONFIG_NOSYSTEM": "1",  # git stops where it may not look for /etc/gitconfig
+    }
 
 
 def _bubblewrap(limits: Limits) -> tuple[Sandbox | None, str]:
@@ -225,7 +236,9 @@ def _bubblewrap(limits: Limits) -> tuple[Sandbox | None, str]:
             words += ["--symlink", os.readlink(place), place]
         elif os.path.isdir(place):
             words += ["--ro-bind", place, place]
-    words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/dev/shm"]
+    # The kernel asks for no capability where root writes to /proc/sys, of which core_pattern runs programs outside.
+    words += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"]
+    words += ["--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/dev/shm"]
     for place in (*_ETC, *limits.readable):  # behind /tmp, which may hold them
         words += ["--ro-bind-try", place, place]
 
@@ -237,7 +250,9 @@ def _bubblewrap(limits: Limits) -> tuple[Sandbox | None, str]:
 
 # Runs in a process of its own, which holds nothing of ours: sandlock's supervisor lives in the process that starts it.
 _SANDLOCK = """
-import json, sys, time
+import ctypes, json, sys, time
+for capability in range(64):  # root's: what the command starts as has those of this set (PR_CAPBSET_DROP)
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
 given = json.loads(sys.argv[1])
 sys.path[:0] = given["path"]
 from sandlock import Sandbox
@@ -258,12 +273,13 @@ def _sandlock(limits: Limits) -> tuple[Sandbox | None, str]:
     library = str(Path(found.origin).parent.parent)
     readable = [place for place in (*SYSTEM, *_ETC, *limits.readable, "/proc") if os.path.exists(place)]
     devices = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")]
+    devices = [device for device in devices if os.path.exists(device)]
 
     def argv(command: str, folder: Path, seconds: float) -> list[str]:
         place = str(folder)
         options = {
-            "fs_readable": [*readable, "/dev"],
-            "fs_writable": [place, *(device for device in devices if os.path.exists(device))],
+            "fs_readable": readable,
+            "fs_writable": [place, *devices],
             "net_allow": ["*:*", "udp://*:*"] if limits.network else [],
             "cwd": place,
             "clean_env": True,

@@ -11,6 +11,7 @@ import fnmatch
 import importlib
 import importlib.util
 import inspect
+import time
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -135,7 +136,10 @@ def search_code(bench: Bench, pattern: str, path: str = ".", file_pattern: str =
     except re2.error as error:
         raise ToolError(f"pattern is no regular expression: {error}") from None
     found: list[str] = []
+    deadline = time.monotonic() + bench.limits.seconds  # large files without content cost a command nothing to make
     for name, data in bench.workspace.files(path):
+        if time.monotonic() > deadline:
+            return "\n".join([*found, f"[stopped after {bench.limits.seconds:g} seconds]"])
         if b"\0" in data[:8192] or not fnmatch.fnmatch(name.rpartition("/")[2], file_pattern):
             continue
         for number, line in enumerate(data.decode(errors="replace").split("\n"), start=1):
