@@ -80,7 +80,10 @@ def test_every_shape_says_where_its_records_come_from() -> None:
 
 def test_messages() -> None:
     record = one("messages", WORK)
+    reasons = [message.pop("weight_reason", None) for message in record["messages"]]
     assert record["messages"] == to_chat(WORK["messages"])
+    # Where a weight is 0, and there alone, a reason stands beside it.
+    assert [reason is not None for reason in reasons] == ["weight" in message for message in record["messages"]]
     assert record["tools"] == [TOOL]
     assert record["family_id"] == "f"
     assert record["redactions"] == {"EMAIL": 1}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from datasets import Features, Json, List, Value
 
@@ -36,6 +36,8 @@ def _messages(row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Record]
     if found is None:
         return
     messages = found.messages
+    if options.weights_as == "weight":
+        messages = [_with_reason(one, row, made_of) for one, made_of in zip(messages, found.sources, strict=True)]
     if options.arguments == "text":
         messages = with_text_arguments(messages, row)
     yield {
@@ -45,6 +47,14 @@ def _messages(row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Record]
         **moved(row, found.places),
         **{name: row.get(name) for name in _AS_THEY_ARE},
     }
+
+
+def _with_reason(message: Message, row: Row, made_of: Iterable[int]) -> Message:
+    """The message with the reason of its weight 0, for who looks at the data; trainers pass over it."""
+    if message.get("weight") != 0:
+        return message
+    reasons = (row["messages"][index].get("weight_reason") for index in made_of)
+    return {**message, "weight_reason": next(filter(None, reasons), None)}
 
 
 _WEIGHTS: dict[str, Callable[[list[Message]], list[Message]]] = {
