@@ -72,8 +72,11 @@ def ask_records(work: Work, paths: Sequence[Path], funnel: Funnel) -> None:
 
 def _asked(work: Work, rows: Iterable[Mapping[str, Any]], total: int, funnel: Funnel) -> Iterator[dict[str, Any]]:
     assert work.options.recipe is not None
+    assert work.recipe is not None
     report = Report(total=total)
-    bar = datasets.utils.tqdm(total=total, desc=f"Asking for {work.options.recipe}", unit=" rows", file=sys.stderr)
+    # What tqdm would say before it, rows and time, `line` says too; both leave no room for tokens and cost.
+    form = "{desc}{postfix} {bar}"
+    bar = datasets.utils.tqdm(total=total, desc=f"Asking for {work.recipe.name}", bar_format=form, file=sys.stderr)
 
     def show(now: Report) -> None:
         bar.set_postfix_str(now.line(), refresh=False)

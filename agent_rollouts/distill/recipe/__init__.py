@@ -155,16 +155,16 @@ class Report:
         }
 
     def line(self) -> str:
-        """How far it is, for a progress bar."""
+        """How far it is, for a progress bar; what is cut off where a terminal is narrow comes last."""
         meter, left = self.meter, self.seconds_left
         cost = f"${meter.cost:.4f}" if not meter.unpriced else "cost not known"
         parts = [
             f"{self.rows}/{self.total or '?'} rows",
-            f"{meter.requests} asked, {meter.cached} cached",
-            f"{meter.input_tokens:,}+{meter.output_tokens:,} tokens",
-            cost,
-            *([f"{sum(self.failed.values())} without an answer"] if self.failed else []),
             *([f"{left / 60:.0f} min left"] if left is not None else []),
+            cost,
+            f"{meter.input_tokens:,}+{meter.output_tokens:,} tokens",
+            *([f"{sum(self.failed.values())} without an answer"] if self.failed else []),
+            f"{meter.requests} asked, {meter.cached} cached",
         ]
         return ", ".join(parts)
 
