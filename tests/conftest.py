@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 FIXTURES = Path(__file__).parent / "fixtures"
+pytest_plugins = ["tests.hub_fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
