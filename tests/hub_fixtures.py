@@ -37,9 +37,7 @@ def _point(hub: HubServer, home: Path, patch: pytest.MonkeyPatch) -> None:
     for name, value in environment(hub, home).items():
         patch.setenv(name, value)
     patch.setattr(constants, "ENDPOINT", hub.url)
-    patch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     patch.setattr(datasets.config, "HF_ENDPOINT", hub.url)

@@ -181,25 +181,25 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection. Routes are tried in order; `{id}` is namespace/name."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
     server_hub: HubServer
-    sent = status = 0
+    sent = 0
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def do_GET(self) -> None:
         hub = self.server_hub
-        self.sent = self.status = 0
+        self.sent = 0
         url = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
         fault = hub.fault(self.command, self.path)
         try:
             self._handle(url.path, fault)
         except (BrokenPipeError, ConnectionError, TimeoutError):
+            self._note(0)
             self.close_connection = True
-        finally:
-            with hub.lock:
-                hub.requests.append(Request(self.command, self.path, self.sent, self.status))
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
@@ -210,7 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
             threading.Event().wait(fault.delay)
         self.body = b"".join(self._read(fault.drop if fault else None))
         if fault and fault.drop is not None:
-            return self._break()
+            self._break()
+            return
         try:
             if fault and fault.status:
                 raise Refused(fault.status, fault.message, **fault.headers)
@@ -218,7 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
         except Refused as refused:
             answer = refused.status, json.dumps({"error": refused.message}).encode(), refused.headers
         if fault and fault.lost:
-            return self._break()
+            self._break()
+            return
         self._answer(*answer)
 
     def _read(self, limit: int | None) -> Iterator[bytes]:
@@ -243,7 +245,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.sent += len(data)
         return data
 
+    def _note(self, status: int) -> None:
+        with self.server_hub.lock:
+            self.server_hub.requests.append(Request(self.command, self.path, self.sent, status))
+
     def _break(self) -> None:
+        self._note(0)
         # Without lingering the client sees a reset.
         with suppress(OSError):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -251,7 +258,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _answer(self, status: int, data: bytes, headers: dict[str, str]) -> None:
-        self.status = status
+        # Before the client knows, who may look at once.
+        self._note(status)
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
