@@ -432,6 +432,8 @@ class _Repository:
                 self.id, operations, commit_message=message, repo_type=_TYPE, parent_commit=parent,
                 create_pr=create_pr, revision=revision,
             )  # fmt: skip
+        except _ERRORS:
+            raise
         except (RuntimeError, ValueError) as error:  # how the client wraps what happened to an upload
             if isinstance(error.__cause__, _ERRORS):
                 raise error.__cause__ from None

@@ -48,13 +48,13 @@ def _point(hub: HubServer, home: Path, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub of its own; clients that wait before they try again wait a hundredth of the time."""
+    """A Hub of its own; clients that wait before they try again wait a thousandth of the time."""
     server = HubServer()
     home = tmp_path / "hf_home"
     sleep = time.sleep
     with monkeypatch.context() as patch:
         _point(server, home, patch)
-        patch.setattr(time, "sleep", lambda seconds: sleep(seconds / 100))
+        patch.setattr(time, "sleep", lambda seconds: sleep(seconds / 1000))
         HfFileSystem.clear_instance_cache()
         datasets.disable_progress_bars()
         disable_progress_bars()

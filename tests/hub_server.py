@@ -36,7 +36,7 @@ _SLICE = 1 << 16
 
 @dataclass
 class Fault:
-    """What happens to requests of a method whose path holds `part`: `times` of them, after `skip` that pass.
+    """What happens to requests of a method (empty: any) whose path holds `part`: `times` of them, after `skip` that pass.
 
     Attributes:
         status: answered instead of doing anything, with `headers` and `message`.
@@ -160,7 +160,7 @@ class HubServer:
     def fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
             for fault in self.faults:
-                if fault.method == method and fault.part in path and fault.times:
+                if fault.method in (method, "") and fault.part in path and fault.times:
                     if fault.skip:
                         fault.skip -= 1
                         continue
@@ -321,8 +321,6 @@ class _Handler(BaseHTTPRequestHandler):
         if token is None:
             raise Refused(401, "Invalid username or password.")
         if hub.tokens[token] != "write" or repo_id.split("/")[0] not in hub.namespaces:
-            if repo_id in hub.repos:
-                raise Refused(409, "You already created this dataset repo")
             raise Refused(403, f'You don\'t have the rights to create a dataset under the namespace "{repo_id}"')
         with hub.lock:
             if repo_id in hub.repos:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import os
+import queue
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import publish
 from tests.finished import finished, row
-from tests.hub_server import HubServer
+from tests.hub_fixtures import environment
+from tests.hub_server import READ_TOKEN, TOKEN, Fault, HubServer
 
 ID = "user/rollouts"
 TRAIN, TEST = [row("a"), row("b"), row("c")], [row("d")]
@@ -161,3 +171,337 @@ def test_visibility_is_never_changed(hub: HubServer, folder: Path) -> None:
     assert publish(folder, ID, private=False).private is True
     assert hub.repos[ID].private
     assert hub.asked("PUT", "/settings") == []
+
+
+# The gate
+
+KEY = "AKIA" + "Q3EGRJ7T" + "2XWPL4UN"
+FORGED = "hf_" + "wrong" * 6
+
+
+def refused(hub: HubServer, said: str, *args: Any, **options: Any) -> str:
+    """What a refused push says: one line, without a token."""
+    with pytest.raises(AgentRolloutsError) as caught:
+        publish(*args, **options)
+    line = str(caught.value)
+    assert said in line
+    assert "\n" not in line
+    assert not any(token in line for token in (TOKEN, READ_TOKEN, FORGED))
+    return line
+
+
+def test_a_secret_stops_the_push(hub: HubServer, tmp_path: Path) -> None:
+    rows = [*TRAIN, row("s", f"export AWS_ACCESS_KEY_ID={KEY}")]
+    line = refused(
+        hub,
+        "messages/train-00000-of-00001.parquet row 3, messages: AWS_ACCESS_KEY",
+        finished(tmp_path / "out", {"messages": {"train": rows}}),
+        ID,
+    )
+    assert KEY not in line
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("messages/train.jsonl", orjson.dumps({"messages": [{"role": "user", "content": f"key {KEY}"}]}).decode() + "\n"),
+        ("messages/train.jsonl", f"no JSON {KEY}\n"),
+        ("funnel.json", orjson.dumps({"command": f"--deny {KEY}"}).decode()),
+        ("options.yaml", f"output: /{'home'}/alice.smith/out\n"),
+        ("README.md", f"\nMade for alice.smith{'@'}northwind-labs.io.\n"),
+    ],
+)  # fmt: skip
+def test_files_beside_the_shards_are_looked_through(hub: HubServer, folder: Path, name: str, text: str) -> None:
+    before = (folder / name).read_text() if name == "README.md" else ""
+    (folder / name).write_text(before + text)
+    line = refused(hub, f"the audit found what must not leave: {name} row ", folder, ID)
+    assert KEY not in line
+    assert "alice.smith" not in line
+    assert hub.requests == []
+
+
+def test_own_words_and_names_as_asked(hub: HubServer, tmp_path: Path) -> None:
+    rows = [row("a", "Project Falcon is done by me"), row("b", f"see /{'home'}/alice.smith/x")]
+    folder = finished(tmp_path / "out", {"messages": {"train": rows}})
+    assert "DENIED" in refused(hub, "row 0", folder, ID, deny=["project falcon"], pii=False)
+    refused(hub, "USER", folder, ID)
+    assert publish(folder, ID, pii=False).commit
+
+
+def test_a_leak_stops_the_push(hub: HubServer, tmp_path: Path) -> None:
+    rows = {"train": TRAIN, "test": [{**TEST[0], "family_id": "family-b"}]}
+    folder = finished(tmp_path / "out", {"messages": rows})
+    refused(hub, "splits of config messages are not apart: train and test share family in 1 row(s)", folder, ID)
+    assert hub.requests == []
+
+
+def test_evidence_is_that_of_the_splits(hub: HubServer, tmp_path: Path) -> None:
+    same = {"messages": [*TRAIN[0]["messages"]]}
+    folder = finished(tmp_path / "out", {"messages": {"train": TRAIN, "test": [{**TEST[0], **same}]}})
+    refused(hub, "near_duplicate", folder, ID)
+    (folder / "splits.json").write_bytes(orjson.dumps({"by": ["family"], "seed": 0, "families": {}}))
+    assert publish(folder, ID).commit
+    refused(hub, "near_duplicate", folder, ID, by=["near_duplicate"])
+
+
+def test_splits_that_stay_on_the_hub_must_be_apart_too(hub: HubServer, folder: Path, tmp_path: Path) -> None:
+    publish(folder, ID)
+    before = dict(hub.files(ID))
+    new = finished(tmp_path / "new", {"messages": {"train": [row("d"), row("e")]}})
+    refused(hub, "train and test (on the Hub) share family", new, ID)
+    assert hub.files(ID) == before
+    assert len(hub.asked("POST", "/commit/")) == 1
+
+
+def test_files_that_are_no_part_of_it(hub: HubServer, folder: Path) -> None:
+    (folder / "messages" / "diary.txt").write_text("mine")
+    refused(hub, "files that are no part of its dataset, and nothing was sent: messages/diary.txt", folder, ID)
+    (folder / "messages" / "diary.txt").rename(folder / ".diary.txt")
+    publish(folder, ID)
+    assert ".diary.txt" not in hub.files(ID)
+
+
+def test_no_finished_dataset(hub: HubServer, folder: Path, tmp_path: Path) -> None:
+    refused(hub, "there is no README.md in it", tmp_path, ID)
+    shard = folder / "messages" / "test-00000-of-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    refused(hub, "messages/test-00000-of-00001.parquet cannot be read, and nothing was sent", folder, ID)
+    shard.unlink()
+    refused(hub, "has no file of config messages, split test", folder, ID)
+    (folder / "README.md").write_text("About\n")
+    refused(hub, "names no configs", folder, ID)
+    refused(hub, "a list cannot be published", [], ID)
+    assert hub.requests == []
+
+
+def test_a_folder_that_changes_meanwhile(hub: HubServer, folder: Path) -> None:
+    hub.faults.append(Fault("GET", "/tree/", call=lambda: (folder / "funnel.json").write_text("{}") and None))
+    refused(hub, "has changed while it was checked, and nothing was sent", folder, ID)
+    assert hub.sent("/lfs") == 0
+    assert publish(folder, ID).commit
+
+
+# What would be mixed up
+
+
+def test_names_that_are_taken(hub: HubServer, folder: Path, tmp_path: Path) -> None:
+    hub.create(ID)
+    hub.put(ID, "README.md", b"---\nconfigs:\n- config_name: raw\n  data_files: messages/*.parquet\n---\n")
+    refused(hub, "would become part of raw/train, which is on the Hub already", folder, ID)
+    hub.put(ID, "README.md", b"---\nlicense: mit\n---\n")
+    hub.put(ID, "messages/train-old.parquet", b"x")
+    refused(hub, "messages/train-old.parquet on the Hub would become part of this dataset", folder, ID)
+    hub.put(ID, "messages/train-old.parquet", None)
+    hub.put(ID, "README.md", b"---\nconfigs: [\n---\n")
+    refused(hub, "the YAML of the card (README.md) cannot be read", folder, ID)
+    assert hub.sent("/lfs") == 0
+
+
+def test_other_columns_than_those_that_stay(hub: HubServer, folder: Path) -> None:
+    publish(folder, ID)
+    readme = hub.files(ID)["README.md"].replace(b"name: family_id", b"name: family")
+    hub.put(ID, "README.md", readme)
+    refused(hub, "with other columns", finished(folder.parent / "new", {"messages": {"train": TRAIN}}), ID)
+
+
+def test_one_default(hub: HubServer, folder: Path) -> None:
+    hub.create(ID)
+    Dataset.from_dict({"x": [1]}).push_to_hub(ID, split="train")
+    publish(folder, ID)
+    assert load_dataset(ID, split="train")["x"] == [1]
+    assert names("messages", "test") == ["d"]
+    refused(hub, "is the default on the Hub", Dataset.from_list(TRAIN), "user/other") if publish(
+        folder, "user/other"
+    ) else None
+
+
+# Faults
+
+SERVER_FAULTS = {
+    "500 on commit": [Fault("POST", "/commit/", status=500)],
+    "503 on commit": [Fault("POST", "/commit/", status=503, times=3)],
+    "429 on commit": [Fault("POST", "/commit/", status=429, headers={"Retry-After": "3"})],
+    "409 and 412 on commit": [Fault("POST", "/commit/", status=409), Fault("POST", "/commit/", status=412)],
+    "429 on preupload": [Fault("POST", "/preupload/", status=429, headers={"Retry-After": "1"})],
+    "500 on upload": [Fault("PUT", "/lfs/", status=500, times=2)],
+    "upload breaks": [Fault("PUT", "/lfs/", drop=200, times=2)],
+    "upload breaks again and again": [Fault("PUT", "/lfs/", drop=200, times=15)],
+    "upload is slow": [Fault("PUT", "/lfs/", delay=0.2)],
+    "commit breaks": [Fault("POST", "/commit/", drop=20)],
+    "answer to commit is lost": [Fault("POST", "/commit/", lost=True)],
+    "answer to creation is lost": [Fault("POST", "/repos/create", lost=True)],
+    "503 on everything for a while": [Fault("GET", "/", status=503, times=4), Fault("POST", "/", status=503, times=4)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SERVER_FAULTS)
+def test_faults_that_pass(hub: HubServer, folder: Path, tmp_path: Path, case: str) -> None:
+    hub.faults += SERVER_FAULTS[case]
+    published = publish(folder, ID)
+    assert not any(fault.times for fault in hub.faults)
+    assert published.commit == hub.repos[ID].refs["main"]
+    assert len(hub.repos[ID].commits) == 2
+    assert names("messages", "train") == names("openai", "train") == ["a", "b", "c"]
+
+
+REFUSALS = {
+    "401": (Fault("POST", "/repos/create", status=401, message="Invalid credentials in Authorization header"), "does not accept the token"),
+    "403": (Fault("POST", "/commit/", status=403, message="no write rights"), "may not write to user/rollouts (no write rights)"),
+    "413": (Fault("POST", "/objects/batch", status=413, message="quota"), "there is no space for user/rollouts on the Hub (quota)"),
+    "507": (Fault("PUT", "/lfs/", status=507, times=9), "there is no space"),
+    "gated": (Fault("POST", "/preupload/", status=403, headers={"code": "GatedRepo"}), "is gated"),
+    "412 forever": (Fault("POST", "/commit/", status=412, times=99), "others keep changing user/rollouts"),
+    "429 forever": (Fault("POST", "/commit/", status=429, times=99), "too many requests"),
+    "503 forever": (Fault("POST", "/commit/", status=503, times=99), "the Hub answered 503"),
+    "400": (Fault("POST", "/commit/", status=400, message=f"token {TOKEN} is odd"), "the Hub answered 400"),
+    "never there": (Fault("GET", "/api/datasets", drop=0, times=99), "cannot be reached"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals_are_one_line_and_leave_all_as_it_was(
+    hub: HubServer, folder: Path, tmp_path: Path, case: str, capfd: Any
+) -> None:
+    fault, said = REFUSALS[case]
+    new = finished(tmp_path / "new", {"messages": {"train": [row("e")]}})
+    if "create" not in fault.part:
+        publish(folder, ID)
+    hub.faults.append(dataclasses.replace(fault))
+    refused(hub, said, new, ID)
+    hub.faults.clear()
+    if "create" not in fault.part:
+        assert names("messages", "train") == ["a", "b", "c"]
+    publish(new, ID)
+    assert names("messages", "train") == ["e"]
+    assert TOKEN not in "".join(capfd.readouterr())
+
+
+def test_who_may_not(hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(hub, "does not accept the token", folder, ID, token=FORGED)
+    refused(hub, "may not write", folder, ID, token=READ_TOKEN)
+    refused(hub, "may not write to stranger/x", folder, "stranger/x")
+    refused(hub, "no name of a dataset", folder, "a/b/c")
+    hub.create("stranger/x")
+    refused(hub, "may not write to stranger/x", folder, "stranger/x")
+    hub.create("org/hidden")
+    hub.faults.append(Fault("GET", "/org/hidden", status=404, times=2, headers={"code": "RepoNotFound"}))
+    refused(hub, "org/hidden is taken", folder, "org/hidden")
+    monkeypatch.delenv("HF_TOKEN")
+    refused(hub, "hf auth login", folder, ID)
+
+
+def test_nobody_answers(hub: HubServer, folder: Path) -> None:
+    hub.stop()
+    refused(hub, "cannot be reached", folder, ID)
+
+
+def test_a_pull_request_is_not_opened_twice(hub: HubServer, folder: Path) -> None:
+    publish(Dataset.from_list([row("z")]), ID)
+    hub.faults.append(Fault("POST", "/commit/", lost=True))
+    refused(hub, "cannot be reached", folder, ID, create_pr=True)
+    assert [ref for ref in hub.repos[ID].refs if ref.startswith("refs/pr/")] == ["refs/pr/1"]
+
+
+# Many at once, and the end at any moment
+
+
+def test_publishers_at_once_in_threads(hub: HubServer, tmp_path: Path) -> None:
+    one = [finished(tmp_path / str(n), {f"c{n}": {"train": [row(f"t{n}")]}}) for n in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda folder: publish(folder, ID), one))
+    for n in range(6):
+        assert names(f"c{n}", "train") == [f"t{n}"]
+    assert [request.status for request in hub.asked("POST", "/commit/")].count(200) == 6
+
+
+PUSH = """
+import sys
+from agent_rollouts.hub import publish
+publish(sys.argv[1], sys.argv[2])
+"""
+
+
+def push(hub: HubServer, folder: Path, home: Path) -> subprocess.Popen[bytes]:
+    """A process that publishes."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PUSH, str(folder), ID],
+        env={**os.environ, **environment(hub, home)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def test_publishers_at_once_in_processes(hub: HubServer, tmp_path: Path) -> None:
+    pushes = [
+        push(hub, finished(tmp_path / str(n), {f"c{n}": {"train": [row(f"t{n}")]}}), tmp_path / f"home{n}")
+        for n in range(2)
+    ]
+    publish(finished(tmp_path / "own", ROWS), ID)
+    for process in pushes:
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors.decode()
+    for n in range(2):
+        assert names(f"c{n}", "train") == [f"t{n}"]
+    assert names("openai", "train") == ["a", "b", "c"]
+
+
+FORKS = """
+import os, sys
+from agent_rollouts.hub import publish
+for line in sys.stdin:
+    folder, repo_id = line.split()
+    pid = os.fork()
+    if not pid:
+        publish(folder, repo_id)
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "update"])
+@pytest.mark.parametrize("is_done", [True, False], ids=["done", "not done"])
+def test_killed_at_every_request(hub: HubServer, tmp_path: Path, is_new: bool, is_done: bool) -> None:
+    """A process is killed at its first, second, … request, which the Hub still carries out, or does not."""
+    new = finished(tmp_path / "new", {"messages": {"train": [row("e"), row("f")]}}, shards=2)
+    if not is_new:
+        publish(finished(tmp_path / "old", {"messages": {"train": TRAIN}}), "user/base")
+    base, lfs = copy.deepcopy(hub.repos.get("user/base")), dict(hub.lfs)
+    forks = subprocess.Popen(
+        [sys.executable, "-c", FORKS], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**os.environ, **environment(hub, tmp_path / "home")},
+    )  # fmt: skip
+    assert forks.stdin is not None
+    assert forks.stdout is not None
+    for number in range(100):
+        repo_id, pids = f"user/d{number}", queue.Queue[int]()
+        if base:
+            hub.repos[repo_id] = copy.deepcopy(base)
+        hub.lfs = dict(lfs)
+        kill = Fault(
+            "",
+            "",
+            skip=number,
+            lost=is_done,
+            drop=None if is_done else 0,
+            call=lambda: os.kill(pids.get(), signal.SIGKILL),
+        )
+        hub.faults = [kill]
+        print(new, repo_id, file=forks.stdin, flush=True)
+        pids.put(int(forks.stdout.readline()))
+        code = int(forks.stdout.readline())
+        hub.faults.clear()
+        if base or "messages/" in "".join(hub.files(repo_id) if repo_id in hub.repos else ()):
+            assert names("messages", "train", repo_id) in ([["a", "b", "c"]] if base else []) + [["e", "f"]]
+        if kill.times:  # it came to its end before
+            assert code == 0
+            break
+        assert code == -signal.SIGKILL
+        publish(new, repo_id)
+        assert names("messages", "train", repo_id) == ["e", "f"]
+        assert len(hub.repos[repo_id].commits) == (2 if is_new else 3)
+    assert 8 < number < 30
+    forks.stdin.close()
+    forks.stdout.close()
+    forks.wait()
