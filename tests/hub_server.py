@@ -18,6 +18,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ _SLICE = 1 << 16
 
 @dataclass
 class Fault:
-    """What happens to requests of a method (empty: any) whose path holds `part`: `times` of them, after `skip` that pass.
+    """What happens to requests of a method (or any) whose path holds `part`: `times` of them, after `skip` that pass.
 
     Attributes:
         status: answered instead of doing anything, with `headers` and `message`.
@@ -69,10 +70,17 @@ class Request(NamedTuple):
 
 
 class Blob(NamedTuple):
+    """A file: by its own oid, or by one of a storage of its own (Xet), which alone has the content."""
+
     oid: str
     data: bytes
     is_lfs: bool
     xet: str | None = None
+    xet_size: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.xet_size if self.xet else len(self.data)
 
 
 @dataclass
@@ -105,14 +113,15 @@ class Refused(Exception):
 class HubServer:
     """The Hub; `url` is its address."""
 
-    def __init__(self, xet: Path | None = None) -> None:
+    def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.tokens = {TOKEN: "write", READ_TOKEN: "read"}
         self.namespaces = {"user", "org"}
-        self.xet = xet
+        # Where Xet keeps chunks, once a test wants it.
+        self.xet: Path | None = None
         self.lock = threading.RLock()
         hub = self
 
@@ -431,7 +440,7 @@ class _Handler(BaseHTTPRequestHandler):
         if key == "file":
             files[path] = _blob(base64.b64decode(value["content"]), path, is_lfs=False)
         elif key == "lfsFile":
-            data = self._stored(value["oid"])
+            data = self._stored(value["oid"], value["size"])
             if data is None:
                 raise Refused(400, f"LFS pointer pointed to a file that does not exist: {path}")
             files[path] = data
@@ -443,9 +452,20 @@ class _Handler(BaseHTTPRequestHandler):
             for name in [name for name in files if name.startswith(path.rstrip("/") + "/")]:
                 del files[name]
 
-    def _stored(self, oid: str) -> Blob | None:
-        data = self.server_hub.lfs.get(oid)
-        return None if data is None else Blob(oid, data, True)
+    def _stored(self, oid: str, size: int) -> Blob | None:
+        hub = self.server_hub
+        if oid in hub.lfs:
+            return Blob(oid, hub.lfs[oid], True)
+        if hub.xet and (xet := _xet_files(hub.xet).get(oid)):
+            return Blob(oid, b"", True, xet, size)
+        return None
+
+    def _xet_token(self, id: str, kind: str, revision: str) -> Any:
+        self._repo(id, write=kind == "write")
+        told = {"accessToken": "x", "exp": int(time.time()) + 3600, "casUrl": f"local://{self.server_hub.xet}"}
+        names = ("X-Xet-Access-Token", "X-Xet-Token-Expiration", "X-Xet-Cas-Url")
+        headers = {name: str(value) for name, value in zip(names, told.values(), strict=True)}
+        return 200, json.dumps(told).encode(), _JSON | headers
 
     def _tree(self, id: str, revision: str, path: str = "") -> Any:
         repo = self._repo(id)
@@ -487,12 +507,15 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": sha})
         headers = {"X-Repo-Commit": sha, "ETag": f'"{blob.oid}"', "Accept-Ranges": "bytes"}
         if blob.is_lfs:
-            headers |= {"X-Linked-Etag": f'"{blob.oid}"', "X-Linked-Size": str(len(blob.data))}
+            headers |= {"X-Linked-Etag": f'"{blob.oid}"', "X-Linked-Size": str(blob.size)}
+        if blob.xet:
+            route = f"{self.server_hub.url}/api/datasets/{id}/xet-read-token/{sha}"
+            headers |= {"X-Xet-Hash": blob.xet, "X-Xet-Refresh-Route": route}
         if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             first, last = int(wanted[1]), min(int(wanted[2] or len(blob.data)), len(blob.data) - 1)
             part = blob.data[first : last + 1]
             return 206, part, headers | {"Content-Range": f"bytes {first}-{last}/{len(blob.data)}"}
-        return 200, blob.data, headers | {"Content-Length": str(len(blob.data))}
+        return 200, blob.data, headers | {"Content-Length": str(blob.size)}
 
 
 def _is_lfs(path: str, size: int) -> bool:
@@ -506,11 +529,35 @@ def _blob(data: bytes, path: str, is_lfs: bool | None = None) -> Blob:
 
 
 def _entry(path: str, blob: Blob) -> dict[str, Any]:
-    entry: dict[str, Any] = {"type": "file", "path": path, "size": len(blob.data), "oid": blob.oid}
+    entry: dict[str, Any] = {"type": "file", "path": path, "size": blob.size, "oid": blob.oid}
     if blob.is_lfs:
         entry["oid"] = hashlib.sha1(blob.oid.encode()).hexdigest()
-        entry["lfs"] = {"oid": blob.oid, "size": len(blob.data), "pointerSize": 130}
+        entry["lfs"] = {"oid": blob.oid, "size": blob.size, "pointerSize": 130}
+    if blob.xet:
+        entry["xetHash"] = blob.xet
     return entry
+
+
+def _xet_files(folder: Path) -> dict[str, str]:
+    """SHA-256 to Xet's hash of all files that were uploaded, as its shards tell.
+
+    A shard: 48 bytes, then for each file a header (hash, flags, number of segments), the segments, as many proofs
+    (flag 1 << 31), and the SHA-256 (flag 1 << 30); all in blocks of 48 bytes. A hash is four little-endian numbers.
+    """
+    found = {}
+    for shard in folder.rglob("shards/*.mdb"):
+        data, at = shard.read_bytes(), 48
+        while (name := data[at : at + 32]) != b"\xff" * 32:
+            flags, count = struct.unpack_from("<II", data, at + 32)
+            at += 48 * (1 + count * (2 if flags >> 31 else 1))
+            if flags & 1 << 30:
+                found[_hash_text(data[at : at + 32])] = _hash_text(name)
+                at += 48
+    return found
+
+
+def _hash_text(data: bytes) -> str:
+    return b"".join(data[at : at + 8][::-1] for at in range(0, 32, 8)).hex()
 
 
 _JSON = {"Content-Type": "application/json"}
@@ -537,6 +584,7 @@ _ROUTES = [
     _route("POST", "/datasets/{id}.git/info/lfs/objects/batch", _Handler._batch),
     _route("PUT", "/lfs/{oid}", _Handler._upload),
     _route("POST", "/api/datasets/{id}/commit/{revision}", _Handler._commit),
+    _route("GET", "/api/datasets/{id}/xet-{kind}-token/{revision}", _Handler._xet_token),
     _route("GET", "/api/datasets/{id}/tree/{revision}", _Handler._tree),
     _route("GET", "/api/datasets/{id}/tree/{revision}/{*path}", _Handler._tree),
     _route("POST", "/api/datasets/{id}/paths-info/{revision}", _Handler._paths),

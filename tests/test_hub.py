@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import os
 import queue
+import random
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from typing import Any
 import orjson
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
+from huggingface_hub import constants
 
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import publish
@@ -205,7 +208,7 @@ def test_a_secret_stops_the_push(hub: HubServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("messages/train.jsonl", orjson.dumps({"messages": [{"role": "user", "content": f"key {KEY}"}]}).decode() + "\n"),
+        ("messages/train.jsonl", orjson.dumps({"messages": [{"role": "user", "content": KEY}]}).decode() + "\n"),
         ("messages/train.jsonl", f"no JSON {KEY}\n"),
         ("funnel.json", orjson.dumps({"command": f"--deny {KEY}"}).decode()),
         ("options.yaml", f"output: /{'home'}/alice.smith/out\n"),
@@ -346,8 +349,8 @@ def test_faults_that_pass(hub: HubServer, folder: Path, tmp_path: Path, case: st
 
 
 REFUSALS = {
-    "401": (Fault("POST", "/repos/create", status=401, message="Invalid credentials in Authorization header"), "does not accept the token"),
-    "403": (Fault("POST", "/commit/", status=403, message="no write rights"), "may not write to user/rollouts (no write rights)"),
+    "401": (Fault("POST", "/repos/create", status=401, message="Invalid credentials"), "does not accept the token"),
+    "403": (Fault("POST", "/commit/", status=403, message="so it is"), "may not write to user/rollouts (so it is)"),
     "413": (Fault("POST", "/objects/batch", status=413, message="quota"), "there is no space for user/rollouts on the Hub (quota)"),
     "507": (Fault("PUT", "/lfs/", status=507, times=9), "there is no space"),
     "gated": (Fault("POST", "/preupload/", status=403, headers={"code": "GatedRepo"}), "is gated"),
@@ -448,7 +451,9 @@ def test_publishers_at_once_in_processes(hub: HubServer, tmp_path: Path) -> None
 
 FORKS = """
 import os, sys
+from agent_rollouts.distill.redact import find
 from agent_rollouts.hub import publish
+find("rules are read once")
 for line in sys.stdin:
     folder, repo_id = line.split()
     pid = os.fork()
@@ -460,48 +465,65 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("is_new", [True, False], ids=["new", "update"])
-@pytest.mark.parametrize("is_done", [True, False], ids=["done", "not done"])
-def test_killed_at_every_request(hub: HubServer, tmp_path: Path, is_new: bool, is_done: bool) -> None:
+def test_killed_at_every_request(hub: HubServer, tmp_path: Path) -> None:
     """A process is killed at its first, second, … request, which the Hub still carries out, or does not."""
     new = finished(tmp_path / "new", {"messages": {"train": [row("e"), row("f")]}}, shards=2)
-    if not is_new:
-        publish(finished(tmp_path / "old", {"messages": {"train": TRAIN}}), "user/base")
-    base, lfs = copy.deepcopy(hub.repos.get("user/base")), dict(hub.lfs)
-    forks = subprocess.Popen(
-        [sys.executable, "-c", FORKS], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env={**os.environ, **environment(hub, tmp_path / "home")},
-    )  # fmt: skip
-    assert forks.stdin is not None
-    assert forks.stdout is not None
-    for number in range(100):
-        repo_id, pids = f"user/d{number}", queue.Queue[int]()
-        if base:
-            hub.repos[repo_id] = copy.deepcopy(base)
-        hub.lfs = dict(lfs)
-        kill = Fault(
-            "",
-            "",
-            skip=number,
-            lost=is_done,
-            drop=None if is_done else 0,
-            call=lambda: os.kill(pids.get(), signal.SIGKILL),
-        )
-        hub.faults = [kill]
-        print(new, repo_id, file=forks.stdin, flush=True)
-        pids.put(int(forks.stdout.readline()))
-        code = int(forks.stdout.readline())
-        hub.faults.clear()
-        if base or "messages/" in "".join(hub.files(repo_id) if repo_id in hub.repos else ()):
-            assert names("messages", "train", repo_id) in ([["a", "b", "c"]] if base else []) + [["e", "f"]]
-        if kill.times:  # it came to its end before
-            assert code == 0
-            break
-        assert code == -signal.SIGKILL
-        publish(new, repo_id)
-        assert names("messages", "train", repo_id) == ["e", "f"]
-        assert len(hub.repos[repo_id].commits) == (2 if is_new else 3)
-    assert 8 < number < 30
-    forks.stdin.close()
-    forks.stdout.close()
-    forks.wait()
+    publish(finished(tmp_path / "old", {"messages": {"train": TRAIN}}), "user/base")
+    old, lfs = hub.repos["user/base"], dict(hub.lfs)
+    environ = {**os.environ, **environment(hub, tmp_path / "home")}
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
+    ) as forks:
+        for base, is_done in itertools.product((None, old), (False, True)):
+            for number in itertools.count():
+                repo_id = f"user/d{number}-{is_done}-{base is None}"
+                if base:
+                    hub.repos[repo_id] = copy.deepcopy(base)
+                hub.lfs = dict(lfs)
+                was_killed = kill_at(hub, forks, number, is_done, f"{new} {repo_id}")
+                states = [["e", "f"], ["a", "b", "c"]] if base else [["e", "f"]]
+                if base or (repo_id in hub.repos and len(hub.repos[repo_id].commits) > 1):
+                    assert names("messages", "train", repo_id) in states
+                if not was_killed:
+                    break
+                publish(new, repo_id)
+                assert names("messages", "train", repo_id) == ["e", "f"]
+                assert len(hub.repos[repo_id].commits) == (3 if base else 2)
+            assert 8 < number < 30
+
+
+def kill_at(hub: HubServer, forks: Any, number: int, is_done: bool, arguments: str) -> bool:
+    """Publish in a process that ends at its request of this number; whether there was one."""
+    pids: queue.Queue[int] = queue.Queue()
+    drop = None if is_done else 0
+    end = Fault("", "", skip=number, lost=is_done, drop=drop, call=lambda: os.kill(pids.get(), signal.SIGKILL))
+    hub.faults = [end]
+    print(arguments, file=forks.stdin, flush=True)
+    pids.put(int(forks.stdout.readline()))
+    code = int(forks.stdout.readline())
+    hub.faults = []
+    assert code == (0 if end.times else -signal.SIGKILL)
+    return not end.times
+
+
+# Xet
+
+
+def test_xet_takes_what_is_new(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.xet = tmp_path / "xet"
+    hub.xet.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setenv("HF_XET_CACHE", str(tmp_path / "cache"))
+    draw = random.Random(0)
+    rows = [row(str(number), "".join(draw.choices("abcdefghij \n", k=60_000))) for number in range(101)]
+    publish(Dataset.from_list(rows[:100]), ID)
+    assert names("default", "train") == [str(number) for number in range(100)]
+    before = stored(hub.xet)
+    published = publish(Dataset.from_list(rows), ID)
+    assert names("default", "train") == [str(number) for number in range(101)]
+    assert stored(hub.xet) - before < published.uploaded_bytes / 5
+    assert hub.asked("PUT", "/lfs") == []
+
+
+def stored(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("xorbs/default.*") if path.is_file())
