@@ -16,7 +16,7 @@ after all other text where there is none.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import yaml
@@ -90,10 +90,7 @@ def renamed(text: str, name: str) -> str:
             f"a name of your own is for one config, and this dataset has {len(entries)} ({names}); leave it out"
         )
     (entry,) = entries
-    files = [
-        {"split": split, "path": _as_path([in_folder(path, name) for path in paths])}
-        for split, paths in _splits(entry).items()
-    ]
+    files = _as_files({split: [in_folder(path, name) for path in paths] for split, paths in _splits(entry).items()})
     others = {key: value for key, value in entry.items() if key not in ("config_name", "data_files")}
     infos = [{**info, "config_name": name} for info in _infos(data).values()]
     return _written(text, {"configs": [{"config_name": name, **others, "data_files": files}], **_as_field(infos)})
@@ -131,16 +128,38 @@ def merge(old: str, new: str, kept_bytes: Mapping[str, int]) -> str:
     return header + _merged_body(split_card(old)[1] if old else "", split_card(new)[1], names)
 
 
-def counted(text: str, rows: Mapping[tuple[str, str], tuple[int, int, int]]) -> str:
-    """The card with rows, bytes in memory and bytes of files by config and split, where these have changed."""
-    infos = _infos(fields(text))
-    for name, info in infos.items():
-        for split in info.get("splits") or ():
-            if (name, split["name"]) in rows:
-                split["num_examples"], split["num_bytes"], saved = rows[name, split["name"]]
-                info["download_size"] = max(0, info.get("download_size", 0) + saved)
-        info["dataset_size"] = sum(split.get("num_bytes", 0) for split in info.get("splits") or ())
-    return _written(text, _as_field(list(infos.values())))
+def lines_of(config: str, split: str) -> str:
+    """The file of JSON Lines beside the shards of a split, the same rows in the same order."""
+    return in_folder(f"{split}.jsonl", config)
+
+
+def shrunk(text: str, gone: Mapping[tuple[str, str], Mapping[str, int]]) -> str:
+    """The card when rows have gone: by config and split how many `rows`, bytes in `memory` and bytes on `disk`.
+
+    A split without rows is no longer named; nor is a config without splits.
+    """
+    data = fields(text)
+    infos = _infos(data)
+    empty: set[tuple[str, str]] = set()
+    for (name, split), less in gone.items():
+        info = infos.get(name, {})
+        for entry in info.get("splits") or ():
+            if entry["name"] == split:
+                entry["num_examples"] -= less["rows"]
+                entry["num_bytes"] = max(0, entry.get("num_bytes", 0) - less["memory"])
+                empty |= {(name, split)} if entry["num_examples"] <= 0 else set()
+        info["download_size"] = max(0, info.get("download_size", 0) - less["disk"])
+        info["splits"] = [entry for entry in info.get("splits") or () if (name, entry["name"]) not in empty]
+        info["dataset_size"] = sum(entry.get("num_bytes", 0) for entry in info["splits"])
+    configs = []
+    for entry in _entries(data):
+        name = entry["config_name"]
+        splits = {split: paths for split, paths in _splits(entry).items() if (name, split) not in empty}
+        if splits and len(splits) < len(_splits(entry)):
+            entry = {**entry, "data_files": _as_files(splits)}
+        configs += [entry] if splits else []
+    left = [{"config_name": name, **info} for name, info in infos.items() if info.get("splits")]
+    return _written(text, {"configs": configs, **_as_field(left)})
 
 
 # configs and dataset_info
@@ -187,12 +206,15 @@ def _merged_configs(theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) ->
 
 
 def _merged_files(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
-    splits = {**_splits(old), **_splits(new)}
-    return [{"split": split, "path": _as_path(list(paths))} for split, paths in splits.items() if paths]
+    return _as_files({**_splits(old), **_splits(new)})
 
 
-def _as_path(paths: list[str]) -> str | list[str]:
-    return paths if len(paths) > 1 else paths[0]
+def _as_files(splits: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    return [
+        {"split": split, "path": list(paths) if len(paths) > 1 else paths[0]}
+        for split, paths in splits.items()
+        if paths
+    ]
 
 
 def _infos(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -224,17 +246,17 @@ def _merged_infos(
 
 def _as_field(infos: list[dict[str, Any]]) -> dict[str, Any]:
     """`dataset_info` as `datasets` writes it: one object, or a list of those that tell their config."""
-    return {"dataset_info": infos[0] if len(infos) == 1 else infos} if infos else {"dataset_info": []}
+    return {"dataset_info": infos[0] if len(infos) == 1 else infos}
 
 
 # YAML
 
 
 def _written(text: str, changes: Mapping[str, Any]) -> str:
-    """The card with other values for some fields; what says the same already stays as it is written."""
+    """The card with other values for some fields (none: without); what says the same stays as it is written."""
     header, body = split_card(text)
     said = fields(text)
-    changes = {name: value for name, value in changes.items() if value not in (None, []) and said.get(name) != value}
+    changes = {n: value for n, value in changes.items() if said.get(n) != value and (n in said or not _is_empty(value))}
     if not changes:
         return text
     parts: list[tuple[str | None, list[str]]] = [(None, [])]
@@ -250,15 +272,20 @@ def _written(text: str, changes: Mapping[str, Any]) -> str:
             tail = [line for line in block if line.startswith("#")]
             block = [*_dumped({name: left.pop(name)}), *tail]
         lines += block
-    lines += _dumped(left) if left else []
-    new = "\n".join(["---", *lines, "---", ""]) + body
-    if fields(new) != {**said, **changes}:  # written in a way that the lines do not tell
-        new = "\n".join(["---", *_dumped({**said, **changes}), "---", ""]) + body
+    wanted = {name: value for name, value in {**said, **changes}.items() if name not in changes or not _is_empty(value)}
+    new = "\n".join(["---", *lines, *_dumped(left), "---", ""]) + body
+    if fields(new) != wanted:  # written in a way that the lines do not tell
+        new = "\n".join(["---", *_dumped(wanted), "---", ""]) + body
     return new
 
 
 def _dumped(data: Mapping[str, Any]) -> list[str]:
-    return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=1000)).splitlines()
+    data = {name: value for name, value in data.items() if not _is_empty(value)}
+    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)).splitlines() if data else []
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == []
 
 
 def _is_list(ours: Any, theirs: Any) -> bool:

@@ -15,22 +15,16 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import orjson
-import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from datasets import Dataset, DatasetDict
-from datasets.features.features import require_storage_embed
-from datasets.info import DatasetInfo
-from datasets.table import embed_table_storage, table_cast
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -42,20 +36,17 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from agent_rollouts import card
-from agent_rollouts.distill.redact import Place, audit_files, audit_rows, find, masked
-from agent_rollouts.distill.splits import EVIDENCE, Leak, leaks
+from agent_rollouts import card, manifest
+from agent_rollouts.distill.splits import leaks
 from agent_rollouts.errors import AgentRolloutsError
+from agent_rollouts.finished import CARD, Finished, check, is_parquet, opened, refuse_leaks
+from agent_rollouts.manifest import Manifest
+from agent_rollouts.revocation import find_rows
 
 _TYPE = "dataset"
-_CARD = "README.md"
-_BESIDES = ("funnel.json", "options.yaml", "splits.json")
-"""Files of a finished dataset that are of no config."""
 _ATTEMPTS, _LONGEST_WAIT = 12, 20.0
 # What passes: conflicts with another publisher, too many requests, and the server's own troubles.
 _PASSING = frozenset({408, 409, 412, 425, 429, 500, 502, 503, 504})
-_SHOWN = 5
-_SHARD_BYTES, _GROUP_BYTES = 500 << 20, 16 << 20
 # httpx's or httpx2's, as the installed huggingface_hub has it; also of connections that broke.
 _HTTPError: type[Exception] = HfHubHTTPError.__mro__[1]
 _ERRORS = (_HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, HFValidationError, OSError)
@@ -73,6 +64,7 @@ class Published:
         uploaded: bytes by path in the repository.
         deleted: paths that are no longer part of what was pushed.
         unchanged: paths that were there already, the very same.
+        revoked: rows that were left out, since they were revoked there.
         dry_run: whether this is only what would be done.
     """
 
@@ -82,6 +74,7 @@ class Published:
     uploaded: Mapping[str, int] = field(default_factory=dict)
     deleted: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
+    revoked: int = 0
     dry_run: bool = False
 
     @property
@@ -123,231 +116,14 @@ def publish(
     Raises:
         AgentRolloutsError: a secret or leak was found, or the Hub refuses; the message is one line.
     """
-    with _folder(source) as folder:
-        build = Build.read(folder, config_name)
-        stamps = build.stamps()
-        check(build, pii=pii, hosts=hosts, deny=deny, by=by)
-        push = _Push(build, stamps, _Repository(repo_id, token, revision, private), create_pr, build.by(by))
-        message = commit_message or f"Publish {', '.join(build.configs)} with agent-rollouts"
-        return push.run(message, dry_run)
-
-
-# What is pushed
-
-
-@dataclass(frozen=True)
-class Build:
-    """A finished dataset on disk: its card, and its files by their path in the repository."""
-
-    folder: Path
-    readme: str
-    files: Mapping[str, Path]
-    configs: card.Patterns
-
-    @classmethod
-    def read(cls, folder: str | os.PathLike[str], config_name: str | None = None) -> Build:
-        """What is in a folder.
-
-        Raises:
-            AgentRolloutsError: it is no finished dataset, or holds other files besides.
-        """
-        root = Path(folder)
-        if not (root / _CARD).is_file():
-            raise AgentRolloutsError(f"{root} is no finished dataset: there is no {_CARD} in it")
-        text = (root / _CARD).read_text(encoding="utf-8")
-        configs = card.patterns(text)
-        if not configs:
-            raise AgentRolloutsError(f"{root / _CARD} names no configs; is it a dataset that agent-rollouts made?")
-        found = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
-        found = {name: path for name, path in found.items() if not name.startswith(".") and "/." not in name}
-        del found[_CARD]
-        names = [*_all_names(configs), *_BESIDES]
-        if strange := sorted(name for name in found if not card.matches(name, names)):
-            raise AgentRolloutsError(
-                f"{root} holds files that are no part of its dataset, and nothing was sent: "
-                f"{', '.join(strange[:3])}{', …' if len(strange) > 3 else ''}; put them elsewhere"
-            )
-        for config, splits in configs.items():
-            for split, paths in splits.items():
-                if not any(card.matches(name, paths) for name in found):
-                    raise AgentRolloutsError(f"{root} has no file of config {config}, split {split}; make it again")
-        if config_name is not None:
-            text = card.renamed(text, config_name)
-            found = {card.in_folder(name, config_name): path for name, path in found.items()}
-        return cls(root, text, found, card.patterns(text))
-
-    def stamps(self) -> dict[Path, tuple[int, int, int]]:
-        """What tells that a file is still the one that was looked at."""
-        every = {path: path.stat() for path in (*self.files.values(), self.folder / _CARD)}
-        return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in every.items()}
-
-    def of(self, config: str) -> dict[str, list[Path]]:
-        """The Parquet files of a config by split."""
-        return {
-            split: [path for name, path in self.files.items() if card.matches(name, names) and _is_parquet(name)]
-            for split, names in self.configs[config].items()
-        }
-
-    def by(self, by: Sequence[str] | None) -> tuple[str, ...]:
-        """The evidence that the splits were made by."""
-        file = next((path for name, path in self.files.items() if name.rpartition("/")[2] == "splits.json"), None)
-        if by is None and file is not None:
-            return tuple(orjson.loads(file.read_bytes())["by"])
-        return tuple(EVIDENCE if by is None else by)
-
-
-def _all_names(configs: card.Patterns) -> Iterator[str]:
-    for config, splits in configs.items():
-        for split, names in splits.items():
-            yield from names
-            yield _lines_of(config, split)
-
-
-def _lines_of(config: str, split: str) -> str:
-    """The file of JSON Lines beside the shards, for those who read no Parquet."""
-    return card.in_folder(f"{split}.jsonl", config)
-
-
-def _is_parquet(name: str) -> bool:
-    return name.endswith(".parquet")
-
-
-@contextmanager
-def _folder(source: str | os.PathLike[str] | Dataset | DatasetDict) -> Iterator[Path]:
-    if isinstance(source, Dataset):
-        source = DatasetDict({str(source.split or "train"): source})
-    if not isinstance(source, DatasetDict):
-        if not isinstance(source, str | os.PathLike):
-            raise AgentRolloutsError(
-                f"a {type(source).__name__} cannot be published; give a folder, a Dataset or a DatasetDict"
-            )
-        yield Path(source)
-        return
-    with tempfile.TemporaryDirectory(prefix="agent-rollouts-") as folder:
-        _write(source, Path(folder))
-        yield Path(folder)
-
-
-def _write(dataset: DatasetDict, folder: Path) -> None:
-    """A dataset as a finished folder with one config."""
-    (folder / "data").mkdir()
-    splits: list[dict[str, Any]] = []
-    on_disk = 0
-    for split, rows in dataset.items():
-        shards = max(1, -(-rows.data.nbytes // _SHARD_BYTES))
-        in_memory = 0
-        for number in range(shards):
-            path = folder / "data" / f"{split}-{number:05d}-of-{shards:05d}.parquet"
-            in_memory += _write_shard(rows.shard(shards, number, contiguous=True), path)
-            on_disk += path.stat().st_size
-        splits.append({"name": str(split), "num_bytes": in_memory, "num_examples": len(rows)})
-    features = next(iter(dataset.values())).features
-    if any(rows.features != features for rows in dataset.values()):
-        raise AgentRolloutsError("the splits have different columns; they cannot be one config")
-    info = DatasetInfo(features=features)._to_yaml_dict()
-    size = sum(split["num_bytes"] for split in splits)
-    files = [{"split": split["name"], "path": f"data/{split['name']}-*"} for split in splits]
-    header = {
-        "configs": [{"config_name": "default", "data_files": files}],
-        "dataset_info": {**info, "splits": splits, "download_size": on_disk, "dataset_size": size},
-        "tags": ["agent-rollouts"],
-        "size_categories": [card.size_category(sum(split["num_examples"] for split in splits))],
-    }
-    text = yaml.safe_dump(header, sort_keys=False)
-    about = "\n".join(f"- {split['name']}: {split['num_examples']:,} rows" for split in splits)
-    (folder / _CARD).write_text(f"---\n{text}---\n{card.BEGIN}\n\n{about}\n\n{card.END}\n", encoding="utf-8")
-
-
-def _write_shard(rows: Dataset, path: Path) -> int:
-    """Write rows as one file; returns their size in memory."""
-    schema = rows.features.arrow_schema
-    embed = any(require_storage_embed(feature) for feature in rows.features.values())
-    group = max(1, _GROUP_BYTES * len(rows) // max(1, rows.data.nbytes))
-    with pq.ParquetWriter(
-        path, schema, compression="zstd", use_content_defined_chunking=True, write_page_index=True
-    ) as writer:
-        for table in rows.with_format("arrow").iter(group):
-            table = table_cast(table, schema)
-            writer.write_table(embed_table_storage(table) if embed else table, row_group_size=group)
-    metadata = pq.read_metadata(path)
-    return sum(int(metadata.row_group(number).total_byte_size) for number in range(metadata.num_row_groups))
-
-
-# The gate
-
-
-def check(
-    build: Build, *, pii: bool = True, hosts: bool = False, deny: Sequence[str] = (), by: Sequence[str] | None = None
-) -> None:
-    """Look through every file that would be pushed for what must not leave.
-
-    Raises:
-        AgentRolloutsError: a secret was found, or evidence that two splits share.
-    """
-    options: dict[str, Any] = {"pii": pii, "hosts": hosts, "deny": deny}
-    for name, path in build.files.items():
-        if _is_parquet(name):
-            _check_readable(name, path)
-    if found := list(islice(_findings(build, options), _SHOWN)):
-        places = "; ".join(
-            f"{place.file} row {place.row}, {place.column}: {place.kind} {place.masked}" for place in found
-        )
-        raise AgentRolloutsError(
-            f"nothing was sent: the audit found what must not leave: {places}"
-            f"{'; and perhaps more' if len(found) == _SHOWN else ''}. Distil with redaction, or look there"
-        )
-    for config in build.configs:
-        files = build.of(config)
-        _refuse_leaks(config, leaks(files, by=build.by(by)) if len(files) > 1 else [])
-
-
-def _check_readable(name: str, path: Path) -> None:
-    try:
-        rows = pq.read_metadata(path).num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise AgentRolloutsError(f"{name} cannot be read, and nothing was sent: {_line(str(error))}") from None
-    if not rows:  # datasets would not load it
-        raise AgentRolloutsError(f"{name} has no rows, and nothing was sent; leave the split out")
-
-
-def _refuse_leaks(config: str, found: Sequence[Leak]) -> None:
-    if found:
-        told = "; ".join(
-            f"{' and '.join(leak.splits)} share {leak.evidence} in {leak.rows} row(s), as "
-            + " and ".join(leak.examples[0])
-            for leak in found[:_SHOWN]
-        )
-        raise AgentRolloutsError(f"nothing was sent: splits of config {config} are not apart: {told}")
-
-
-def _findings(build: Build, options: dict[str, Any]) -> Iterator[Place]:
-    yield from _in_text(_CARD, build.readme, options)
-    for name, path in build.files.items():
-        if _is_parquet(name):
-            places: Iterable[Place] = audit_files([path], **options)
-        elif name.endswith(".jsonl"):
-            places = _in_lines(path, options)
-        else:
-            places = _in_text(name, path.read_text(encoding="utf-8", errors="replace"), options)
-        for place in places:
-            yield place._replace(file=name)
-
-
-def _in_lines(path: Path, options: dict[str, Any]) -> Iterator[Place]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file):
-            try:
-                row = orjson.loads(line)
-            except ValueError:
-                row = line.decode("utf-8", "replace")
-            for place in audit_rows([row if isinstance(row, dict) else {"line": row}], **options):
-                yield place._replace(row=number)
-
-
-def _in_text(name: str, text: str, options: dict[str, Any]) -> Iterator[Place]:
-    for number, line in enumerate(text.splitlines()):
-        for found in find(line, **options):
-            yield Place(name, number, "text", found.kind, masked(line[found.start : found.end]))
+    with opened(source) as folder, tempfile.TemporaryDirectory(prefix="agent-rollouts-") as room:
+        dataset = Finished.read(folder, config_name)
+        stamps = dataset.stamps()
+        check(dataset, pii=pii, hosts=hosts, deny=deny, by=by)
+        repository = _Repository(repo_id, token, revision, private)
+        push = _Push(dataset, stamps, repository, create_pr, dataset.by(by), Path(room))
+        message = commit_message or f"Publish {', '.join(dataset.configs)} with agent-rollouts"
+        return _tried(lambda: push.run(message, dry_run), repository, is_repeatable=not create_pr)
 
 
 # The repository
@@ -417,12 +193,35 @@ class _Repository:
             for entry in self.api.list_repo_tree(self.id, repo_type=_TYPE, revision=commit, recursive=True)
             if isinstance(entry, RepoFile)
         }
-        text = self.path(_CARD, commit).read_bytes().decode("utf-8", "replace") if _CARD in files else ""
+        text = self.path(CARD, commit).read_bytes().decode("utf-8", "replace") if CARD in files else ""
         return _Head(commit, private, files, text)
 
     def path(self, name: str, commit: str) -> Path:
         """A file of a commit, in the cache of the Hub's client."""
         return Path(self.api.hf_hub_download(self.id, name, repo_type=_TYPE, revision=commit))
+
+    def parquet(self, name: str, commit: str) -> pq.ParquetFile:
+        """A Parquet file of a commit, of which only what is asked for is fetched."""
+        files = HfFileSystem(endpoint=self.api.endpoint, token=self.token)
+        return pq.ParquetFile(files.open(f"datasets/{self.id}@{commit}/{name}"))
+
+    def manifest(self, head: _Head | None) -> Manifest:
+        """The manifest; an empty one where there is none."""
+        if head is None or manifest.PATH not in head.files:
+            return Manifest()
+        return Manifest.parse(self.path(manifest.PATH, head.commit).read_bytes())
+
+    def erase_history(self, names: Iterable[str]) -> None:
+        """Make the head the only commit of the branch, and delete what else was known of large files."""
+        self.api.super_squash_history(self.id, branch=self.revision, repo_type=_TYPE)
+        info = self.api.repo_info(self.id, repo_type=_TYPE, revision=self.revision)
+        now = {found for _, found in self._read(str(info.sha), True).files.values()}
+        old = [
+            file
+            for file in self.api.list_lfs_files(self.id, repo_type=_TYPE)
+            if file.filename in set(names) and file.oid not in now and file.file_oid not in now
+        ]
+        self.api.permanently_delete_lfs_files(self.id, old, repo_type=_TYPE)
 
     def commit(self, operations: list[Any], message: str, parent: str, create_pr: bool) -> tuple[str, str]:
         """One commit on top of `parent`: what it is called, and where it is to be seen."""
@@ -446,75 +245,80 @@ class _Repository:
 
 class _Push:
     def __init__(
-        self, build: Build, stamps: Mapping[Path, Any], repository: _Repository, create_pr: bool, by: tuple[str, ...]
-    ) -> None:
-        self.build, self.stamps, self.repository, self.create_pr, self.by = build, stamps, repository, create_pr, by
+        self, dataset: Finished, stamps: Mapping[Path, Any], repository: _Repository, create_pr: bool,
+        by: tuple[str, ...], room: Path,
+    ) -> None:  # fmt: skip
+        self.dataset, self.stamps, self.repository, self.create_pr, self.by = dataset, stamps, repository, create_pr, by
+        self.room = room
         self.hashes: dict[Path, tuple[str, str]] = {}
+        self.shards: dict[Path, dict[str, Any]] = {}
         self.checked: set[str] = set()
 
     def run(self, message: str, dry_run: bool) -> Published:
-        for attempt in range(_ATTEMPTS):
-            try:
-                return self._try(message, dry_run)
-            except _ERRORS as error:
-                self._give_up(error, attempt)
-        raise AssertionError  # the last attempt raises
-
-    def _give_up(self, error: BaseException, attempt: int) -> None:
-        """Wait before the next attempt, if what happened passes.
-
-        Raises:
-            AgentRolloutsError: it does not, or there were enough attempts.
-        """
-        broken = isinstance(error, _HTTPError) and not isinstance(error, HfHubHTTPError)
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
-        # Whether a pull request was opened before the connection broke is not known; a second would be.
-        if attempt + 1 == _ATTEMPTS or not (status in _PASSING or (broken and not self.create_pr)):
-            raise AgentRolloutsError(_scrubbed(_refusal(error, self.repository), self.repository.token)) from None
-        asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-        wait = float(asked) if asked.isdecimal() else 0.25 * 2**attempt * random.uniform(0.5, 1.5)
-        time.sleep(min(wait, _LONGEST_WAIT))
-
-    def _try(self, message: str, dry_run: bool) -> Published:
         repository = self.repository
         head = repository.head(create=not dry_run)
-        operations, uploaded, deleted, unchanged = self._plan(head)
-        private = head.private if head else None
+        operations, published = self._plan(head)
+        published = replace(published, url=repository.url, dry_run=dry_run)
         if dry_run or not operations:
-            commit = None if dry_run or head is None else head.commit
-            return Published(repository.url, commit, private, uploaded, deleted, unchanged, dry_run)
+            return replace(published, commit=None if dry_run or head is None else head.commit)
         assert head is not None
-        if self.build.stamps() != self.stamps:
-            raise AgentRolloutsError(f"{self.build.folder} has changed while it was checked, and nothing was sent")
+        if self.dataset.stamps() != self.stamps:
+            raise AgentRolloutsError(f"{self.dataset.folder} has changed while it was checked, and nothing was sent")
         commit, url = repository.commit(operations, message, head.commit, self.create_pr)
-        return Published(url, commit, private, uploaded, deleted, unchanged)
+        return replace(published, commit=commit, url=url)
 
-    def _plan(self, head: _Head | None) -> tuple[list[Any], dict[str, int], tuple[str, ...], tuple[str, ...]]:
-        """What makes the revision hold the dataset."""
+    def _plan(self, head: _Head | None) -> tuple[list[Any], Published]:
+        """What makes the revision hold the dataset, without what was revoked there."""
         theirs = head.files if head else {}
-        stays, goes = self._sides(head)
-        self._check_stays(head, stays)
+        known = self.repository.manifest(head)
+        dataset, revoked = self._without(known.tombstones)
+        stays, goes = self._sides(dataset, head)
+        self._check_stays(dataset, head, stays)
         kept = {
-            config: sum(theirs[name][0] for names in splits.values() for name in names)
+            config: sum(theirs[name][0] for name in chain.from_iterable(splits.values()))
             for config, splits in stays.items()
         }
-        text = card.merge(head.card if head else "", self.build.readme, kept).encode()
+        text = card.merge(head.card if head else "", dataset.readme, kept).encode()
+        shards = {name: self._shard(path) for name, path in dataset.files.items() if is_parquet(name)}
+        texts = {CARD: text, manifest.PATH: known.with_shards(shards, goes).dump()}
         operations: list[Any] = []
         uploaded, unchanged = {}, []
-        for name, path in self.build.files.items():
+        for name, path in dataset.files.items():
             if name in theirs and theirs[name][1] in self._hashes(path):
                 unchanged.append(name)
                 continue
             operations.append(CommitOperationAdd(name, str(path)))
             operations[-1].upload_info.sha256 = bytes.fromhex(self._hashes(path)[0])
             uploaded[name] = path.stat().st_size
-        if head is None or text.decode() != head.card:
-            operations.append(CommitOperationAdd(_CARD, text))
-            uploaded[_CARD] = len(text)
+        for name, data in texts.items():
+            if name not in theirs or theirs[name][1] not in _digests(data):
+                operations.append(CommitOperationAdd(name, data))
+                uploaded[name] = len(data)
         operations += [CommitOperationDelete(name, is_folder=False) for name in goes]
-        return operations, uploaded, goes, tuple(unchanged)
+        private = head.private if head else None
+        return operations, Published("", None, private, uploaded, goes, tuple(unchanged), revoked)
 
-    def _sides(self, head: _Head | None) -> tuple[dict[str, dict[str, list[str]]], tuple[str, ...]]:
+    def _without(self, tombstones: frozenset[str]) -> tuple[Finished, int]:
+        """The dataset without the rows of what was revoked, and how many these are."""
+        files = self.dataset.files
+        removal = find_rows(self.dataset.configs, files, lambda name: pq.ParquetFile(files[name]), tombstones)
+        if not removal.rows:
+            return self.dataset, 0
+        room = Path(tempfile.mkdtemp(dir=self.room))
+        cut = removal.cut(lambda name: files[name], room)
+        left = {name: path for name, path in {**files, **cut}.items() if path is not None}
+        text = card.shrunk(self.dataset.readme, removal.shrinkage)
+        configs = card.patterns(text)
+        if not configs:
+            raise AgentRolloutsError(f"all rows of {self.dataset.folder} were revoked in {self.repository.id}")
+        return replace(self.dataset, readme=text, files=left, configs=configs), removal.count
+
+    def _shard(self, path: Path) -> dict[str, Any]:
+        if path not in self.shards:
+            self.shards[path] = manifest.describe(path, self._hashes(path)[0])
+        return self.shards[path]
+
+    def _sides(self, dataset: Finished, head: _Head | None) -> tuple[dict[str, dict[str, list[str]]], tuple[str, ...]]:
         """Files on the Hub that stay, by config and split beside those of ours; and ours of old, which go.
 
         Raises:
@@ -523,49 +327,48 @@ class _Push:
         if head is None:
             return {}, ()
         theirs = card.patterns(head.card)
-        if not theirs and "default" in self.build.configs:  # as push_to_hub wrote before cards had configs
-            theirs = {"default": {split: (f"data/{split}-*",) for split in self.build.configs["default"]}}
+        if not theirs and "default" in dataset.configs:  # as push_to_hub wrote before cards had configs
+            theirs = {"default": {split: (f"data/{split}-*",) for split in dataset.configs["default"]}}
         stays: dict[str, dict[str, list[str]]] = {}
         others: dict[str, tuple[str, ...]] = {}
         old: list[str] = []
         for config, splits in theirs.items():
             for split, names in splits.items():
-                if split in self.build.configs.get(config, {}):
-                    old += [*names, _lines_of(config, split)]
+                if split in dataset.configs.get(config, {}):
+                    old += [*names, card.lines_of(config, split)]
                     continue
                 others[f"{config}/{split}"] = names
-                if config in self.build.configs:
+                if config in dataset.configs:
                     found = [name for name in head.files if card.matches(name, names)]
                     stays.setdefault(config, {})[split] = found
-        for name in self.build.files:
+        for name in dataset.files:
             if part := next((part for part, names in others.items() if card.matches(name, names)), None):
                 raise AgentRolloutsError(
                     f"{name} would become part of {part}, which is on the Hub already; choose a config name of its own"
                 )
         kept = list(chain.from_iterable(others.values()))
-        left = [name for name in head.files if name not in self.build.files and name != _CARD]
+        left = [name for name in head.files if name not in dataset.files and name != CARD]
         goes = [name for name in left if card.matches(name, old) and not card.matches(name, kept)]
-        ours = [name for splits in self.build.configs.values() for names in splits.values() for name in names]
+        ours = [name for splits in dataset.configs.values() for names in splits.values() for name in names]
         if strange := [name for name in left if card.matches(name, ours) and name not in goes]:
             raise AgentRolloutsError(
                 f"{strange[0]} on the Hub would become part of this dataset; choose a config name, or remove it there"
             )
         return stays, tuple(goes)
 
-    def _check_stays(self, head: _Head | None, stays: Mapping[str, Mapping[str, list[str]]]) -> None:
+    def _check_stays(self, dataset: Finished, head: _Head | None, stays: Mapping[str, Mapping[str, list[str]]]) -> None:
         """Hold splits that stay on the Hub against those to be pushed: they must share nothing, either."""
         for config, splits in stays.items():
             for split, names in splits.items():
-                files = {head.files[name][1]: name for name in names if head and _is_parquet(name)}
+                files = {head.files[name][1]: name for name in names if head and is_parquet(name)}
                 if not head or not set(files) - self.checked:
                     continue
                 paths = [self.repository.path(name, head.commit) for name in files.values()]
-                for mine, shards in self.build.of(config).items():
-                    _refuse_leaks(config, leaks({mine: shards, f"{split} (on the Hub)": paths}, by=self.by))
+                for mine, shards in dataset.of(config).items():
+                    refuse_leaks(config, leaks({mine: shards, f"{split} (on the Hub)": paths}, by=self.by))
                 self.checked |= set(files)
 
     def _hashes(self, path: Path) -> tuple[str, str]:
-        """The hashes by which the Hub knows a file: SHA-256 of a large one, git's of another."""
         if path not in self.hashes:
             sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % path.stat().st_size)
             with path.open("rb") as file:
@@ -574,6 +377,130 @@ class _Push:
                     git.update(data)
             self.hashes[path] = sha256.hexdigest(), git.hexdigest()
         return self.hashes[path]
+
+
+def _digests(data: bytes) -> tuple[str, str]:
+    """The hashes by which the Hub knows a file: SHA-256 of a large one, git's of another."""
+    return hashlib.sha256(data).hexdigest(), hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+# Revoking
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """What was taken out, or would be.
+
+    Attributes:
+        rows: by file the number of rows that went.
+        related: rows that stay, of families from which rows went: they may repeat their turns.
+        notices: what the user should know, each one sentence.
+    """
+
+    url: str
+    commit: str | None
+    rows: Mapping[str, int]
+    related: int = 0
+    notices: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+def revoke(
+    names: Sequence[str],
+    repo_id: str,
+    *,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    erase_history: bool = False,
+    dry_run: bool = False,
+) -> Revoked:
+    """Take all rows of traces and families out of a dataset on the Hub, and keep them out of every later push.
+
+    Args:
+        names: `trace_id` (with all its windows and branches, and the sessions below it) or `family_id`.
+        erase_history: earlier commits go, too, for everybody and for good; else they still hold the rows.
+
+    Raises:
+        AgentRolloutsError: nothing is there to be revoked, or the Hub refuses.
+    """
+    repository = _Repository(repo_id, token, revision, private=False)
+    message = commit_message or f"Revoke {len(names)} trace(s) or families with agent-rollouts"
+    tombstones = frozenset(map(manifest.digest, names))
+
+    def attempt() -> Revoked:
+        with tempfile.TemporaryDirectory(prefix="agent-rollouts-") as room:
+            return _revoke(repository, tombstones, message, dry_run, Path(room))
+
+    found = _tried(attempt, repository)
+    if erase_history and not dry_run:
+        _tried(lambda: repository.erase_history(found.rows), repository)
+        return replace(found, notices=found.notices[1:])
+    return found
+
+
+def _revoke(repository: _Repository, tombstones: frozenset[str], message: str, dry_run: bool, room: Path) -> Revoked:
+    head = repository.head(create=False)
+    if head is None:
+        raise AgentRolloutsError(f"{repository.id} cannot be found with this token")
+    known = repository.manifest(head)
+    configs = card.patterns(head.card)
+    removal = find_rows(configs, head.files, lambda name: repository.parquet(name, head.commit), tombstones)
+    if not removal.rows and tombstones <= known.tombstones:
+        return Revoked(repository.url, head.commit, {}, notices=_notices(repository, False), dry_run=dry_run)
+    rows = {name: len(removal.rows[name]) for name in removal.parts}
+    if dry_run:
+        return Revoked(repository.url, None, rows, notices=_notices(repository, True), dry_run=True)
+    cut = removal.cut(lambda name: repository.path(name, head.commit), room)
+    operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in cut.items() if path is not None]
+    gone = [name for name, path in cut.items() if path is None]
+    operations += [CommitOperationDelete(name, is_folder=False) for name in gone]
+    shards = {
+        name: manifest.describe(path, hashlib.sha256(path.read_bytes()).hexdigest())
+        for name, path in cut.items()
+        if path is not None and is_parquet(name)
+    }
+    known = replace(known.with_shards(shards, gone), tombstones=known.tombstones | tombstones)
+    operations.append(CommitOperationAdd(manifest.PATH, known.dump()))
+    if removal.rows:
+        operations.append(CommitOperationAdd(CARD, card.shrunk(head.card, removal.shrinkage).encode()))
+    commit, url = repository.commit(operations, message, head.commit, create_pr=False)
+    return Revoked(url, commit, rows, notices=_notices(repository, True))
+
+
+def _notices(repository: _Repository, was_there: bool) -> tuple[str, ...]:
+    stays = f"earlier commits of {repository.id} still hold the rows; erase_history takes these away, too"
+    return (stays,) if was_there else ()
+
+
+# Attempts
+
+
+_T = TypeVar("_T")
+
+
+def _tried(attempt: Callable[[], _T], repository: _Repository, *, is_repeatable: bool = True) -> _T:
+    """What an attempt gives, made again while what goes wrong passes.
+
+    Args:
+        is_repeatable: whether it may be made again when it is not known whether the Hub has done it.
+
+    Raises:
+        AgentRolloutsError: what went wrong does not pass, or there were enough attempts; one line says what it is.
+    """
+    for number in range(_ATTEMPTS):
+        try:
+            return attempt()
+        except _ERRORS as error:
+            answer = error.response if isinstance(error, HfHubHTTPError) else None
+            is_broken = answer is None and isinstance(error, _HTTPError)
+            passes = answer is not None and answer.status_code in _PASSING
+            if number + 1 == _ATTEMPTS or not (passes or (is_broken and is_repeatable)):
+                raise AgentRolloutsError(_scrubbed(_refusal(error, repository), repository.token)) from None
+            asked = answer.headers.get("Retry-After", "") if answer is not None else ""
+        wait = float(asked) if asked.isdecimal() else 0.25 * 2**number * random.uniform(0.5, 1.5)
+        time.sleep(min(wait, _LONGEST_WAIT))
+    raise AssertionError  # the last attempt raises
 
 
 # Refusals
