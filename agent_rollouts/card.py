@@ -35,6 +35,8 @@ _SECTION = re.compile(
 )
 # A field of the first level, and what belongs to it: lines that do not begin another.
 _FIELD = re.compile(r"^(?P<name>[^\s#\-\[\]{}][^:\n]*):(?:[ \t].*)?$")
+# By far the faster one, where it was built.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
 
 
@@ -56,7 +58,7 @@ def fields(text: str) -> dict[str, Any]:
         AgentRolloutsError: it is no YAML of names and values.
     """
     try:
-        found = yaml.safe_load(split_card(text)[0])
+        found = yaml.load(split_card(text)[0], Loader=_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 2}" if mark else ""
@@ -266,22 +268,28 @@ def _written(text: str, changes: Mapping[str, Any]) -> str:
             parts.append((match["name"].strip("\"'"), []))
         parts[-1][1].append(line)
     lines: list[str] = []
-    left = dict(changes)
-    for name, block in parts:
-        if name in left:
-            tail = [line for line in block if line.startswith("#")]
-            block = [*_dumped({name: left.pop(name)}), *tail]
-        lines += block
     wanted = {name: value for name, value in {**said, **changes}.items() if name not in changes or not _is_empty(value)}
+    left = {name: value for name, value in changes.items() if name in wanted}
+    for name, block in parts:
+        if name in changes:
+            tail = [line for line in block if line.startswith("#")]
+            block = [*_dumped({name: left.pop(name)} if name in left else {}), *tail]
+        lines += block
     new = "\n".join(["---", *lines, *_dumped(left), "---", ""]) + body
-    if fields(new) != wanted:  # written in a way that the lines do not tell
+    if not _says(new, wanted):  # written in a way that the lines do not tell
         new = "\n".join(["---", *_dumped(wanted), "---", ""]) + body
     return new
 
 
+def _says(text: str, wanted: Mapping[str, Any]) -> bool:
+    try:
+        return fields(text) == wanted
+    except AgentRolloutsError:
+        return False
+
+
 def _dumped(data: Mapping[str, Any]) -> list[str]:
-    data = {name: value for name, value in data.items() if not _is_empty(value)}
-    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)).splitlines() if data else []
+    return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=1000)).splitlines() if data else []
 
 
 def _is_empty(value: Any) -> bool:

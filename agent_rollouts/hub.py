@@ -15,7 +15,7 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -188,13 +188,16 @@ class _Repository:
             ) from None
 
     def _read(self, commit: str, private: bool) -> _Head:
-        files = {
+        files = self._files(commit)
+        text = self.path(CARD, commit).read_bytes().decode("utf-8", "replace") if CARD in files else ""
+        return _Head(commit, private, files, text)
+
+    def _files(self, commit: str) -> dict[str, tuple[int, str]]:
+        return {
             entry.path: (entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
             for entry in self.api.list_repo_tree(self.id, repo_type=_TYPE, revision=commit, recursive=True)
             if isinstance(entry, RepoFile)
         }
-        text = self.path(CARD, commit).read_bytes().decode("utf-8", "replace") if CARD in files else ""
-        return _Head(commit, private, files, text)
 
     def path(self, name: str, commit: str) -> Path:
         """A file of a commit, in the cache of the Hub's client."""
@@ -211,16 +214,14 @@ class _Repository:
             return Manifest()
         return Manifest.parse(self.path(manifest.PATH, head.commit).read_bytes())
 
-    def erase_history(self, names: Iterable[str]) -> None:
-        """Make the head the only commit of the branch, and delete what else was known of large files."""
+    def erase_history(self) -> None:
+        """Make the head the only commit of the branch, and delete large files that no head holds any more."""
         self.api.super_squash_history(self.id, branch=self.revision, repo_type=_TYPE)
-        info = self.api.repo_info(self.id, repo_type=_TYPE, revision=self.revision)
-        now = {found for _, found in self._read(str(info.sha), True).files.values()}
-        old = [
-            file
-            for file in self.api.list_lfs_files(self.id, repo_type=_TYPE)
-            if file.filename in set(names) and file.oid not in now and file.file_oid not in now
-        ]
+        refs = self.api.list_repo_refs(self.id, repo_type=_TYPE, include_pull_requests=True)
+        heads = {ref.target_commit for ref in (*refs.branches, *refs.tags, *(refs.pull_requests or ()))}
+        held = {oid for commit in heads for _, oid in self._files(commit).values()}
+        every = self.api.list_lfs_files(self.id, repo_type=_TYPE)
+        old = [file for file in every if file.oid not in held and file.file_oid not in held]
         self.api.permanently_delete_lfs_files(self.id, old, repo_type=_TYPE)
 
     def commit(self, operations: list[Any], message: str, parent: str, create_pr: bool) -> tuple[str, str]:
@@ -370,17 +371,21 @@ class _Push:
 
     def _hashes(self, path: Path) -> tuple[str, str]:
         if path not in self.hashes:
-            sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % path.stat().st_size)
-            with path.open("rb") as file:
-                while data := file.read(1 << 20):
-                    sha256.update(data)
-                    git.update(data)
-            self.hashes[path] = sha256.hexdigest(), git.hexdigest()
+            self.hashes[path] = _hashes(path)
         return self.hashes[path]
 
 
-def _digests(data: bytes) -> tuple[str, str]:
+def _hashes(path: Path) -> tuple[str, str]:
     """The hashes by which the Hub knows a file: SHA-256 of a large one, git's of another."""
+    sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            sha256.update(data)
+            git.update(data)
+    return sha256.hexdigest(), git.hexdigest()
+
+
+def _digests(data: bytes) -> tuple[str, str]:
     return hashlib.sha256(data).hexdigest(), hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
@@ -433,10 +438,17 @@ def revoke(
             return _revoke(repository, tombstones, message, dry_run, Path(room))
 
     found = _tried(attempt, repository)
+    notices = []
+    if found.related:
+        notices.append(f"{found.related} row(s) of the same families stay and may repeat it; revoke the family as well")
     if erase_history and not dry_run:
-        _tried(lambda: repository.erase_history(found.rows), repository)
-        return replace(found, notices=found.notices[1:])
-    return found
+        _tried(repository.erase_history, repository)
+        notices.append("other branches and pull requests are as they were")
+    else:
+        notices.append(
+            "earlier commits, other branches and pull requests still hold the rows, unless history is erased"
+        )
+    return replace(found, notices=tuple(notices))
 
 
 def _revoke(repository: _Repository, tombstones: frozenset[str], message: str, dry_run: bool, room: Path) -> Revoked:
@@ -446,31 +458,22 @@ def _revoke(repository: _Repository, tombstones: frozenset[str], message: str, d
     known = repository.manifest(head)
     configs = card.patterns(head.card)
     removal = find_rows(configs, head.files, lambda name: repository.parquet(name, head.commit), tombstones)
-    if not removal.rows and tombstones <= known.tombstones:
-        return Revoked(repository.url, head.commit, {}, notices=_notices(repository, False), dry_run=dry_run)
     rows = {name: len(removal.rows[name]) for name in removal.parts}
-    if dry_run:
-        return Revoked(repository.url, None, rows, notices=_notices(repository, True), dry_run=True)
+    found = Revoked(repository.url, None if dry_run else head.commit, rows, removal.related, dry_run=dry_run)
+    if dry_run or (not rows and tombstones <= known.tombstones):
+        return found
     cut = removal.cut(lambda name: repository.path(name, head.commit), room)
-    operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in cut.items() if path is not None]
-    gone = [name for name, path in cut.items() if path is None]
-    operations += [CommitOperationDelete(name, is_folder=False) for name in gone]
-    shards = {
-        name: manifest.describe(path, hashlib.sha256(path.read_bytes()).hexdigest())
-        for name, path in cut.items()
-        if path is not None and is_parquet(name)
-    }
+    left = {name: path for name, path in cut.items() if path is not None}
+    gone = set(cut) - set(left)
+    shards = {name: manifest.describe(path, _hashes(path)[0]) for name, path in left.items() if is_parquet(name)}
     known = replace(known.with_shards(shards, gone), tombstones=known.tombstones | tombstones)
+    operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in left.items()]
+    operations += [CommitOperationDelete(name, is_folder=False) for name in sorted(gone)]
     operations.append(CommitOperationAdd(manifest.PATH, known.dump()))
-    if removal.rows:
+    if rows:
         operations.append(CommitOperationAdd(CARD, card.shrunk(head.card, removal.shrinkage).encode()))
     commit, url = repository.commit(operations, message, head.commit, create_pr=False)
-    return Revoked(url, commit, rows, notices=_notices(repository, True))
-
-
-def _notices(repository: _Repository, was_there: bool) -> tuple[str, ...]:
-    stays = f"earlier commits of {repository.id} still hold the rows; erase_history takes these away, too"
-    return (stays,) if was_there else ()
+    return replace(found, commit=commit, url=url)
 
 
 # Attempts

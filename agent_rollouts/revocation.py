@@ -31,12 +31,27 @@ class Removal:
         left: by file the number of those that stay.
         parts: by Parquet file its config and split.
         shrinkage: by config and split the rows, bytes in memory and bytes on disk less; bytes known when `cut`.
+        families: the rows that stay by family.
+        touched: families of which rows go.
     """
 
     rows: dict[str, set[int]] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     parts: dict[str, tuple[str, str]] = field(default_factory=dict)
     shrinkage: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
+    families: Counter[str | None] = field(default_factory=Counter)
+    touched: set[str | None] = field(default_factory=set)
+
+    @property
+    def related(self) -> int:
+        """Rows that stay, of families of which rows go."""
+        return sum(self.families[name] for name in self.touched if name is not None)
+
+    def _relate(self, file: pq.ParquetFile, gone: set[int]) -> None:
+        if "family_id" in file.schema_arrow.names:
+            names = file.read(["family_id"]).column(0).to_pylist()
+            self.touched.update(names[number] for number in gone)
+            self.families.update(name for number, name in enumerate(names) if number not in gone)
 
     @property
     def count(self) -> int:
@@ -70,6 +85,8 @@ def find_rows(
         open_file: opens one of Parquet; only the columns with names are read.
     """
     removal = Removal()
+    if not tombstones:
+        return removal
     every = sorted(names)
     for config, splits in configs.items():
         for split, patterns in splits.items():
@@ -79,6 +96,7 @@ def find_rows(
                     continue
                 with open_file(name) as file:
                     gone, count = belonging(file, tombstones), file.metadata.num_rows
+                    removal._relate(file, gone)
                 lines |= {total + number for number in gone}
                 total += count
                 if gone:
@@ -98,7 +116,7 @@ def belonging(file: pq.ParquetFile, tombstones: frozenset[str]) -> set[int]:
     """
     columns = [name for name in file.schema_arrow.names if name.endswith(_NAMES)]
     found: set[int] = set()
-    for column in file.read(columns).columns if columns and tombstones else []:
+    for column in file.read(columns).columns if columns else []:
         gone = {name for name in column.unique().to_pylist() if name and not tombstones.isdisjoint(_digests(name))}
         if gone:
             found.update(number for number, name in enumerate(column.to_pylist()) if name in gone)

@@ -93,7 +93,7 @@ class Repo:
     messages: dict[str, str] = field(default_factory=dict)
 
     def commit(self, ref: str, files: dict[str, Blob], message: str) -> str:
-        sha = hashlib.sha1(f"{ref} {len(self.commits)} {message}".encode()).hexdigest()
+        sha = hashlib.sha1(f"{ref} {len(self.messages)} {message}".encode()).hexdigest()
         self.commits[sha], self.messages[sha], self.refs[ref] = files, message, sha
         return sha
 
@@ -369,7 +369,33 @@ class _Handler(BaseHTTPRequestHandler):
             for name, sha in repo.refs.items()
             if not name.startswith("refs/")
         ]
-        return {"branches": branches, "tags": [], "converts": []}
+        pulls = [
+            {"name": name.removeprefix("refs/"), "ref": name, "targetCommit": sha}
+            for name, sha in repo.refs.items()
+            if name.startswith("refs/pr/")
+        ]
+        return {"branches": branches, "tags": [], "converts": [], "pullRequests": pulls}
+
+    def _squash(self, id: str, revision: str) -> Any:
+        repo = self._repo(id, write=True)
+        repo.commit(unquote(revision), self._files(repo, revision)[1], "squash")
+        # What no ref leads to is gone in time.
+        for old in set(repo.commits) - set(repo.refs.values()):
+            del repo.commits[old]
+        return {}
+
+    def _large(self, id: str) -> Any:
+        self._repo(id)
+        return [
+            {"fileOid": oid, "filename": "?", "oid": oid, "pushedAt": _DATE, "ref": None, "size": len(data)}
+            for oid, data in self.server_hub.lfs.items()
+        ]
+
+    def _delete_large(self, id: str) -> Any:
+        self._repo(id, write=True)
+        for oid in json.loads(self.body)["deletions"]["sha"]:
+            del self.server_hub.lfs[oid]
+        return {}
 
     def _branch(self, id: str, name: str) -> Any:
         repo = self._repo(id, write=True)
@@ -579,6 +605,9 @@ _ROUTES = [
     _route("GET", "/api/datasets/{id}/revision/{revision}", _Handler._info),
     _route("GET", "/api/datasets/{id}/refs", _Handler._refs),
     _route("POST", "/api/datasets/{id}/branch/{name}", _Handler._branch),
+    _route("POST", "/api/datasets/{id}/super-squash/{revision}", _Handler._squash),
+    _route("GET", "/api/datasets/{id}/lfs-files", _Handler._large),
+    _route("POST", "/api/datasets/{id}/lfs-files/batch", _Handler._delete_large),
     _route("POST", "/api/validate-yaml", _Handler._validate),
     _route("POST", "/api/datasets/{id}/preupload/{revision}", _Handler._preupload),
     _route("POST", "/datasets/{id}.git/info/lfs/objects/batch", _Handler._batch),

@@ -21,7 +21,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import constants
 
 from agent_rollouts.errors import AgentRolloutsError
-from agent_rollouts.hub import publish
+from agent_rollouts.hub import publish, revoke
+from agent_rollouts.manifest import PATH, Manifest, digest
 from tests.finished import finished, row
 from tests.hub_fixtures import environment
 from tests.hub_server import READ_TOKEN, TOKEN, Fault, HubServer
@@ -68,7 +69,7 @@ def test_unchanged_makes_no_commit(hub: HubServer, folder: Path) -> None:
     before = hub.sent("/lfs")
     second = publish(folder, ID)
     assert (second.commit, second.uploaded, second.deleted) == (first.commit, {}, ())
-    assert set(second.unchanged) == set(first.uploaded) - {"README.md"}
+    assert set(second.unchanged) == set(first.uploaded) - {"README.md", PATH}
     assert hub.sent("/lfs") == before
     assert len(hub.asked("POST", "/commit/")) == 1
 
@@ -77,7 +78,7 @@ def test_only_what_changed_is_uploaded(hub: HubServer, folder: Path, tmp_path: P
     publish(folder, ID)
     changed = {**ROWS, "messages": {"train": [*TRAIN, row("e")], "test": TEST}}
     published = publish(finished(tmp_path / "new", changed), ID)
-    assert set(published.uploaded) == {"messages/train-00000-of-00001.parquet", "README.md"}
+    assert set(published.uploaded) == {"messages/train-00000-of-00001.parquet", "README.md", PATH}
     assert names("messages", "train") == ["a", "b", "c", "e"]
 
 
@@ -351,7 +352,7 @@ def test_faults_that_pass(hub: HubServer, folder: Path, tmp_path: Path, case: st
 REFUSALS = {
     "401": (Fault("POST", "/repos/create", status=401, message="Invalid credentials"), "does not accept the token"),
     "403": (Fault("POST", "/commit/", status=403, message="so it is"), "may not write to user/rollouts (so it is)"),
-    "413": (Fault("POST", "/objects/batch", status=413, message="quota"), "there is no space for user/rollouts on the Hub (quota)"),
+    "413": (Fault("POST", "/objects/batch", status=413, message="full"), "no space for user/rollouts on the Hub (full"),
     "507": (Fault("PUT", "/lfs/", status=507, times=9), "there is no space"),
     "gated": (Fault("POST", "/preupload/", status=403, headers={"code": "GatedRepo"}), "is gated"),
     "412 forever": (Fault("POST", "/commit/", status=412, times=99), "others keep changing user/rollouts"),
@@ -469,7 +470,7 @@ def test_killed_at_every_request(hub: HubServer, tmp_path: Path) -> None:
     """A process is killed at its first, second, … request, which the Hub still carries out, or does not."""
     new = finished(tmp_path / "new", {"messages": {"train": [row("e"), row("f")]}}, shards=2)
     publish(finished(tmp_path / "old", {"messages": {"train": TRAIN}}), "user/base")
-    old, lfs = hub.repos["user/base"], dict(hub.lfs)
+    old, lfs, whole = hub.repos["user/base"], dict(hub.lfs), []
     environ = {**os.environ, **environment(hub, tmp_path / "home")}
     with subprocess.Popen(
         [sys.executable, "-c", FORKS], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
@@ -487,9 +488,11 @@ def test_killed_at_every_request(hub: HubServer, tmp_path: Path) -> None:
                 if not was_killed:
                     break
                 publish(new, repo_id)
-                assert names("messages", "train", repo_id) == ["e", "f"]
+                whole.append(hub.files(repo_id))
                 assert len(hub.repos[repo_id].commits) == (3 if base else 2)
             assert 8 < number < 30
+    assert all(files == whole[0] for files in whole)
+    assert names("messages", "train", repo_id) == ["e", "f"]
 
 
 def kill_at(hub: HubServer, forks: Any, number: int, is_done: bool, arguments: str) -> bool:
@@ -527,3 +530,103 @@ def test_xet_takes_what_is_new(hub: HubServer, tmp_path: Path, monkeypatch: pyte
 
 def stored(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("xorbs/default.*") if path.is_file())
+
+
+# Revoking
+
+
+def test_revoke_everywhere_and_for_good(hub: HubServer, folder: Path) -> None:
+    lines = b"".join(orjson.dumps(row) + b"\n" for row in TRAIN)
+    (folder / "openai" / "train.jsonl").write_bytes(lines)
+    publish(folder, ID)
+    assert revoke(["trace-b"], ID, dry_run=True).rows == {f"{c}/train-00000-of-00001.parquet": 1 for c in ROWS}
+    revoked = revoke(["trace-b"], ID)
+    assert revoked.commit == hub.repos[ID].refs["main"]
+    assert "still hold the rows" in revoked.notices[0]
+    for config in ROWS:
+        assert names(config, "train") == ["a", "c"]
+        assert names(config, "test") == ["d"]
+    assert hub.files(ID)["openai/train.jsonl"] == b"".join(orjson.dumps(row) + b"\n" for row in (TRAIN[0], TRAIN[2]))
+    assert Manifest.parse(hub.files(ID)[PATH]).tombstones == {digest("trace-b")}
+    assert b"trace-b" not in hub.files(ID)[PATH]
+    again = revoke(["trace-b"], ID)
+    assert (again.rows, again.commit) == ({}, revoked.commit)
+    published = publish(folder, ID)
+    assert (published.revoked, published.commit) == (2, revoked.commit)
+    assert names("messages", "train") == ["a", "c"]
+
+
+def test_revoke_all_of_a_split(hub: HubServer, folder: Path) -> None:
+    publish(folder, ID)
+    revoke(["family-d"], ID)
+    assert list(load_dataset(ID, "messages")) == ["train"]
+    assert not [name for name in hub.files(ID) if "test" in name]
+    assert publish(folder, ID).revoked == 2
+    assert not [name for name in hub.files(ID) if "test" in name]
+    revoke(["family-a", "family-b", "family-c"], ID)
+    refused(hub, "were revoked in user/rollouts", folder, ID)
+    publish(Dataset.from_list([row("z")]), ID)
+    assert names("default", "train") == ["z"]
+
+
+def test_what_belongs_to_a_trace(hub: HubServer, tmp_path: Path) -> None:
+    many = [{**row(f"w{n}"), "trace_id": f"trace-w#{n}", "family_id": "family-w"} for n in (1, 2)]
+    rows = [row("w"), *many, {**row("x"), "root_session_id": "trace-w"}, {**row("y"), "family_id": "family-w"}]
+    rows = [{"root_session_id": None, **row} for row in rows]
+    publish(Dataset.from_list(rows), ID)
+    revoked = revoke(["trace-w"], ID)
+    assert names("default", "train") == ["y"]
+    assert revoked.related == 1
+    assert "revoke the family" in revoked.notices[0]
+
+
+def test_revoke_reads_little(hub: HubServer, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows = [row(str(number), "".join(draw.choices("abcdefgh", k=200_000))) for number in range(40)]
+    publish(finished(tmp_path / "out", {"messages": {"train": rows}}, shards=8), ID)
+    size = sum(len(data) for data in hub.files(ID).values())
+    hub.requests.clear()
+    revoke(["trace-7"], ID)
+    assert hub.sent() < size / 3
+    fetched = [
+        request for request in hub.asked("GET", "/resolve/") if request.status == 200 and "messages/" in request.path
+    ]
+    assert len(fetched) == 1
+    assert "7" not in names("messages", "train")
+
+
+def test_erased_history(hub: HubServer, folder: Path) -> None:
+    publish(folder, ID)
+    old = hub.files(ID)["messages/train-00000-of-00001.parquet"]
+    revoke(["trace-b"], ID, erase_history=True)
+    assert old not in hub.lfs.values()
+    assert len(hub.repos[ID].commits) == 1
+    assert names("messages", "train") == ["a", "c"]
+    revoke(["trace-b"], ID, erase_history=True)
+    assert names("openai", "train") == ["a", "c"]
+
+
+def test_faults_while_revoking(hub: HubServer, folder: Path) -> None:
+    publish(folder, ID)
+    hub.faults += [
+        Fault("POST", "/commit/", lost=True),
+        Fault("PUT", "/lfs/", drop=10),
+        Fault("GET", "/tree/", status=503),
+    ]
+    revoke(["trace-a"], ID)
+    assert names("messages", "train") == ["b", "c"]
+    with pytest.raises(AgentRolloutsError, match="user/none cannot be found"):
+        revoke(["trace-a"], "user/none")
+    hub.put(ID, PATH, b"{}")
+    with pytest.raises(AgentRolloutsError, match="is damaged"):
+        revoke(["trace-b"], ID)
+    refused(hub, "is damaged", folder, ID)
+
+
+def test_revoked_while_others_push(hub: HubServer, folder: Path, tmp_path: Path) -> None:
+    """Somebody revokes between the head that a push has seen and its commit."""
+    publish(finished(tmp_path / "old", {"messages": {"train": [row("q")]}}), ID)
+    hub.faults.append(Fault("POST", "/commit/", call=lambda: revoke(["trace-b"], ID) and None))
+    published = publish(folder, ID)
+    assert published.revoked == 2
+    assert names("messages", "train") == ["a", "c"]
