@@ -22,7 +22,7 @@ from huggingface_hub import constants
 
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import publish, revoke
-from agent_rollouts.manifest import PATH, Manifest, digest
+from agent_rollouts.hub.manifest import PATH, Manifest, digest
 from tests.finished import finished, row
 from tests.hub_fixtures import environment
 from tests.hub_server import READ_TOKEN, TOKEN, Fault, HubServer

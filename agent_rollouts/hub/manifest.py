@@ -2,7 +2,7 @@
 
     {
       "version": 1,
-      "shards": {"messages/train-00000-of-00001.parquet": {"sha256": "…", "rows": 12, "policy": ["1.ab…+pii"]}},
+      "files": {"messages/train-00000-of-00001.parquet": {"sha256": "…", "rows": 12, "policy": ["1.ab…+pii"]}},
       "sources": {"<hash of a path>": "<hash of its content>"},
       "tombstones": ["<hash of a trace or family>"]
     }
@@ -34,12 +34,12 @@ class Manifest:
     """What is known of a dataset.
 
     Attributes:
-        shards: by path the hash, the rows and the redaction policies of each Parquet file that we wrote.
+        files: by path the hash of each file that we wrote, and of a Parquet file the rows and redaction policies.
         sources: content by source file, both as `digest` gives them.
         tombstones: traces and families whose rows were revoked, as `digest` gives them.
     """
 
-    shards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     tombstones: frozenset[str] = frozenset()
 
@@ -53,7 +53,7 @@ class Manifest:
         try:
             found = orjson.loads(data)
             version = found["version"]
-            manifest = cls(found["shards"], found["sources"], frozenset(found["tombstones"]))
+            manifest = cls(found["files"], found["sources"], frozenset(found["tombstones"]))
         except (ValueError, KeyError, TypeError):
             # Going on would bring back what was revoked.
             raise AgentRolloutsError(f"{PATH} on the Hub is damaged; restore it from an earlier commit") from None
@@ -65,16 +65,17 @@ class Manifest:
         """The manifest as its file holds it."""
         found = {
             "version": _VERSION,
-            "shards": self.shards,
+            "files": self.files,
             "sources": self.sources,
             "tombstones": sorted(self.tombstones),
         }
         return orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
 
-    def with_shards(self, shards: Mapping[str, Mapping[str, Any]], gone: Iterable[str]) -> Manifest:
-        """The manifest with these shards, and without others."""
-        left = {name: shard for name, shard in self.shards.items() if name not in set(gone)}
-        return replace(self, shards={**left, **shards})
+    def with_files(self, files: Mapping[str, Mapping[str, Any]], gone: Iterable[str]) -> Manifest:
+        """The manifest with these files, and without others."""
+        gone = set(gone)
+        left = {name: file for name, file in self.files.items() if name not in gone}
+        return replace(self, files={**left, **files})
 
     def changed(self, sources: Mapping[str, str]) -> set[str]:
         """Those of these source files that are new, or not as they were."""
@@ -96,7 +97,9 @@ def stamp(path: str | os.PathLike[str]) -> str:
 
 
 def describe(path: Path, sha256: str) -> dict[str, Any]:
-    """What the manifest says of a shard."""
+    """What the manifest says of a file."""
+    if path.suffix != ".parquet":
+        return {"sha256": sha256}
     with pq.ParquetFile(path) as file:
         policies = set()
         if "redaction_policy" in file.schema_arrow.names:

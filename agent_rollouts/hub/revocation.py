@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agent_rollouts import card
-from agent_rollouts.manifest import digest
+from agent_rollouts.hub.manifest import digest
 
 _NAMES = ("trace_id", "session_id", "family_id")
 """What the columns end with that say to what a row belongs."""

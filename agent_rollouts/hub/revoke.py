@@ -1,0 +1,102 @@
+"""Revoking: rows of traces and families out of a dataset on the Hub, for good."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+from agent_rollouts import card
+from agent_rollouts.errors import AgentRolloutsError
+from agent_rollouts.hub import manifest
+from agent_rollouts.hub.finished import CARD
+from agent_rollouts.hub.repository import Repository, hashes, tried
+from agent_rollouts.hub.revocation import find_rows
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """What was taken out, or would be.
+
+    Attributes:
+        rows: by file the number of rows that went.
+        related: rows that stay, of families from which rows went: they may repeat their turns.
+        notices: what the user should know, each one sentence.
+    """
+
+    url: str
+    commit: str | None
+    rows: Mapping[str, int]
+    related: int = 0
+    notices: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+def revoke(
+    names: Sequence[str],
+    repo_id: str,
+    *,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    erase_history: bool = False,
+    dry_run: bool = False,
+) -> Revoked:
+    """Take all rows of traces and families out of a dataset on the Hub, and keep them out of every later push.
+
+    Args:
+        names: `trace_id` (with all its windows and branches, and the sessions below it) or `family_id`.
+        erase_history: earlier commits go, too, for everybody and for good; else they still hold the rows.
+
+    Raises:
+        AgentRolloutsError: nothing is there to be revoked, or the Hub refuses.
+    """
+    repository = Repository(repo_id, token, revision, private=False)
+    message = commit_message or f"Revoke {len(names)} trace(s) or families with agent-rollouts"
+    tombstones = frozenset(map(manifest.digest, names))
+
+    def attempt() -> Revoked:
+        with tempfile.TemporaryDirectory(prefix="agent-rollouts-") as room:
+            return _revoke(repository, tombstones, message, dry_run, Path(room))
+
+    found = tried(attempt, repository)
+    notices = []
+    if found.related:
+        notices.append(f"{found.related} row(s) of the same families stay and may repeat it; revoke the family as well")
+    if erase_history and not dry_run:
+        tried(repository.erase_history, repository)
+        notices.append("other branches and pull requests are as they were")
+    else:
+        notices.append(
+            "earlier commits, other branches and pull requests still hold the rows, unless history is erased"
+        )
+    return replace(found, notices=tuple(notices))
+
+
+def _revoke(repository: Repository, tombstones: frozenset[str], message: str, dry_run: bool, room: Path) -> Revoked:
+    head = repository.head(create=False)
+    if head is None:
+        raise AgentRolloutsError(f"{repository.id} cannot be found with this token")
+    known = repository.manifest(head)
+    configs = card.patterns(head.card)
+    removal = find_rows(configs, head.files, lambda name: repository.parquet(name, head.commit), tombstones)
+    rows = {name: len(removal.rows[name]) for name in removal.parts}
+    found = Revoked(repository.url, None if dry_run else head.commit, rows, removal.related, dry_run=dry_run)
+    if dry_run or (not rows and tombstones <= known.tombstones):
+        return found
+    cut = removal.cut(lambda name: repository.path(name, head.commit), room)
+    left = {name: path for name, path in cut.items() if path is not None}
+    gone = set(cut) - set(left)
+    files = {name: manifest.describe(path, hashes(path)[0]) for name, path in left.items()}
+    known = replace(known.with_files(files, gone), tombstones=known.tombstones | tombstones)
+    operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in left.items()]
+    operations += [CommitOperationDelete(name, is_folder=False) for name in sorted(gone)]
+    operations.append(CommitOperationAdd(manifest.PATH, known.dump()))
+    if rows:
+        operations.append(CommitOperationAdd(CARD, card.shrunk(head.card, removal.shrinkage).encode()))
+    commit, url = repository.commit(operations, message, head.commit, create_pr=False)
+    return replace(found, commit=commit, url=url)
