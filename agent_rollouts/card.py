@@ -98,6 +98,26 @@ def renamed(text: str, name: str) -> str:
     return _written(text, {"configs": [{"config_name": name, **others, "data_files": files}], **_as_field(infos)})
 
 
+def with_files(text: str, files: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    """The card with other files by config and split."""
+    entries = [
+        {**entry, "data_files": _as_files(files[entry["config_name"]])} if entry["config_name"] in files else entry
+        for entry in _entries(fields(text))
+    ]
+    return _written(text, {"configs": entries})
+
+
+def replaced(configs: Patterns, names: Mapping[str, str | None]) -> Patterns:
+    """The patterns with other names for files that they name; None where a file is no more."""
+    return {
+        config: {
+            split: tuple(new for path in paths if (new := names.get(path, path)) is not None)
+            for split, paths in splits.items()
+        }
+        for config, splits in configs.items()
+    }
+
+
 def in_folder(path: str, config: str) -> str:
     """Where a file of a config lies in the repository when the config has another name."""
     return f"{'data' if config == 'default' else config}/{path.rpartition('/')[2]}"

@@ -17,6 +17,8 @@ import json
 import re
 import socket
 import struct
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -183,7 +185,9 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that were killed break connections; that is what is tested."""
+        # Clients that were killed break connections; that is what is tested.
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -289,7 +293,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _repo(self, repo_id: str, *, write: bool = False, content: bool = False) -> Repo:
         token = self._token()
         repo = self.server_hub.repos.get(repo_id)
-        mine = token is not None and repo_id.split("/")[0] in self.server_hub.namespaces
+        owner = repo_id.removeprefix("buckets/").split("/")[0]
+        mine = token is not None and owner in self.server_hub.namespaces
         if repo is None or (repo.private and not mine):
             # As the Hub: what may not be seen is not there.
             raise Refused(404, "Repository not found", "RepoNotFound")
@@ -537,11 +542,98 @@ class _Handler(BaseHTTPRequestHandler):
         if blob.xet:
             route = f"{self.server_hub.url}/api/datasets/{id}/xet-read-token/{sha}"
             headers |= {"X-Xet-Hash": blob.xet, "X-Xet-Refresh-Route": route}
+        if blob.xet:
+            return 200, blob.data, headers | {"Content-Length": str(blob.size)}
+        return self._part(blob.data, headers)
+
+    def _part(self, data: bytes, headers: dict[str, str]) -> Any:
         if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            first, last = int(wanted[1]), min(int(wanted[2] or len(blob.data)), len(blob.data) - 1)
-            part = blob.data[first : last + 1]
-            return 206, part, headers | {"Content-Range": f"bytes {first}-{last}/{len(blob.data)}"}
-        return 200, blob.data, headers | {"Content-Length": str(blob.size)}
+            first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+            return 206, data[first : last + 1], headers | {"Content-Range": f"bytes {first}-{last}/{len(data)}"}
+        return 200, data, headers
+
+    # Buckets: repositories under another name, of which only the last state is known
+
+    def _bucket_create(self, id: str) -> Any:
+        if self._token() is None or id.split("/")[0] not in self.server_hub.namespaces:
+            raise Refused(403, "You don't have the rights to create a bucket here")
+        name = f"buckets/{id}"
+        url = {"url": f"{self.server_hub.url}/{name}"}
+        if name in self.server_hub.repos:
+            return 409, json.dumps(url | {"error": "exists"}).encode(), _JSON
+        self.server_hub.repos[name] = Repo(json.loads(self.body).get("visibility") == "private")
+        self.server_hub.repos[name].commit("main", {}, "new")
+        return url
+
+    def _bucket_files(self, id: str, write: bool = False) -> tuple[Repo, dict[str, Blob]]:
+        repo = self._repo(f"buckets/{id}", write=write)
+        return repo, repo.commits[repo.refs["main"]]
+
+    def _bucket_info(self, id: str) -> Any:
+        repo, files = self._bucket_files(id)
+        size = sum(blob.size for blob in files.values())
+        return {"id": id, "private": repo.private, "createdAt": _DATE, "size": size, "totalFiles": len(files)}
+
+    def _bucket_tree(self, id: str, path: str = "") -> Any:
+        _, files = self._bucket_files(id)
+        folder = unquote(path)
+        everything = self.query.get("recursive", "false").lower() in ("true", "1")
+        found: dict[str, dict[str, Any]] = {}
+        for name, blob in files.items():
+            if not folder or name == folder or name.startswith(f"{folder}/"):
+                below = name.removeprefix(f"{folder}/" if folder else "").split("/")
+                if everything or len(below) == 1:
+                    found[name] = _bucket_entry(name, blob)
+                else:
+                    top = "/".join([*([folder] if folder else []), below[0]])
+                    found[top] = {"type": "directory", "path": top, "uploadedAt": _DATE}
+        return list(found.values())
+
+    def _bucket_paths(self, id: str) -> Any:
+        _, files = self._bucket_files(id)
+        return [_bucket_entry(path, files[path]) for path in json.loads(self.body)["paths"] if path in files]
+
+    def _bucket_batch(self, id: str) -> Any:
+        hub = self.server_hub
+        assert hub.xet
+        sizes = _xet_sizes(hub.xet)
+        with hub.lock:
+            repo, files = self._bucket_files(id, write=True)
+            files = dict(files)
+            for line in self.body.splitlines():
+                asked = json.loads(line)
+                if asked["type"] == "addFile":
+                    xet = asked["xetHash"]
+                    files[asked["path"]] = Blob(xet, b"", True, xet, sizes[xet])
+                else:
+                    files.pop(asked["path"], None)
+            repo.commit("main", files, "batch")
+        return {"success": True, "processed": 1, "failed": []}
+
+    def _bucket_token(self, id: str, kind: str) -> Any:
+        return self._xet_token(f"buckets/{id}", kind, "main")
+
+    def _bucket_resolve(self, id: str, path: str) -> Any:
+        _, files = self._bucket_files(id)
+        blob = files.get(unquote(path))
+        if blob is None:
+            raise Refused(404, "Entry not found", "EntryNotFound")
+        assert blob.xet
+        route = f"{self.server_hub.url}/api/buckets/{id}/xet-read-token"
+        headers = {"X-Xet-Hash": blob.xet, "X-Xet-Refresh-Route": route, "X-Linked-Size": str(blob.size)}
+        if self.command == "HEAD":
+            return 200, b"", headers | {"Content-Length": str(blob.size)}
+        return self._part(self._from_xet(blob), headers)
+
+    def _from_xet(self, blob: Blob) -> bytes:
+        import hf_xet
+
+        with tempfile.TemporaryDirectory() as folder:
+            with hf_xet.XetSession().new_file_download_group(
+                endpoint=f"local://{self.server_hub.xet}", token="x", token_expiry_unix_secs=int(time.time()) + 3600
+            ) as group:
+                group.start_download_file(hf_xet.XetFileInfo(blob.xet, blob.size), f"{folder}/file")
+            return Path(folder, "file").read_bytes()
 
 
 def _is_lfs(path: str, size: int) -> bool:
@@ -565,25 +657,41 @@ def _entry(path: str, blob: Blob) -> dict[str, Any]:
 
 
 def _xet_files(folder: Path) -> dict[str, str]:
-    """SHA-256 to Xet's hash of all files that were uploaded, as its shards tell.
+    """SHA-256 to Xet's hash of all files that were uploaded and told it."""
+    return {sha256: xet for xet, sha256, _ in _xet_shards(folder) if sha256}
 
-    A shard: 48 bytes, then for each file a header (hash, flags, number of segments), the segments, as many proofs
-    (flag 1 << 31), and the SHA-256 (flag 1 << 30); all in blocks of 48 bytes. A hash is four little-endian numbers.
+
+def _xet_sizes(folder: Path) -> dict[str, int]:
+    """Size by Xet's hash."""
+    return {xet: size for xet, _, size in _xet_shards(folder)}
+
+
+def _xet_shards(folder: Path) -> Iterator[tuple[str, str | None, int]]:
+    """Of each file its hash, its SHA-256 and its size, as the shards of Xet tell.
+
+    A shard: 48 bytes, then for each file a header (hash, flags, number of segments), the segments (hash, flags, bytes,
+    …), as many proofs (flag 1 << 31), and the SHA-256 (flag 1 << 30); all in blocks of 48 bytes. A hash is four
+    little-endian numbers.
     """
-    found = {}
     for shard in folder.rglob("shards/*.mdb"):
         data, at = shard.read_bytes(), 48
         while (name := data[at : at + 32]) != b"\xff" * 32:
             flags, count = struct.unpack_from("<II", data, at + 32)
+            size = sum(struct.unpack_from("<I", data, at + 48 * (1 + segment) + 36)[0] for segment in range(count))
             at += 48 * (1 + count * (2 if flags >> 31 else 1))
+            sha256 = None
             if flags & 1 << 30:
-                found[_hash_text(data[at : at + 32])] = _hash_text(name)
+                sha256 = _hash_text(data[at : at + 32])
                 at += 48
-    return found
+            yield _hash_text(name), sha256, size
 
 
 def _hash_text(data: bytes) -> str:
     return b"".join(data[at : at + 8][::-1] for at in range(0, 32, 8)).hex()
+
+
+def _bucket_entry(path: str, blob: Blob) -> dict[str, Any]:
+    return {"type": "file", "path": path, "size": blob.size, "xetHash": blob.xet, "mtime": _DATE, "uploadedAt": _DATE}
 
 
 _JSON = {"Content-Type": "application/json"}
@@ -618,4 +726,12 @@ _ROUTES = [
     _route("GET", "/api/datasets/{id}/tree/{revision}/{*path}", _Handler._tree),
     _route("POST", "/api/datasets/{id}/paths-info/{revision}", _Handler._paths),
     _route("GET", "/datasets/{id}/resolve/{revision}/{*path}", _Handler._resolve),
+    _route("POST", "/api/buckets/{id}", _Handler._bucket_create),
+    _route("GET", "/api/buckets/{id}", _Handler._bucket_info),
+    _route("GET", "/api/buckets/{id}/tree", _Handler._bucket_tree),
+    _route("GET", "/api/buckets/{id}/tree/{*path}", _Handler._bucket_tree),
+    _route("POST", "/api/buckets/{id}/paths-info", _Handler._bucket_paths),
+    _route("POST", "/api/buckets/{id}/batch", _Handler._bucket_batch),
+    _route("GET", "/api/buckets/{id}/xet-{kind}-token", _Handler._bucket_token),
+    _route("GET", "/buckets/{id}/resolve/{*path}", _Handler._bucket_resolve),
 ]

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
-from huggingface_hub import constants
+from huggingface_hub import HfFileSystem, constants
 
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import publish, revoke
@@ -33,6 +33,7 @@ ROWS = {"messages": {"train": TRAIN, "test": TEST}, "openai": {"train": TRAIN, "
 
 
 def names(config: str, split: str, repo_id: str = ID, **options: Any) -> list[str]:
+    HfFileSystem.clear_instance_cache()
     return [row["trace_id"][6:] for row in load_dataset(repo_id, config, split=split, **options)]
 
 
@@ -512,19 +513,25 @@ def kill_at(hub: HubServer, forks: Any, number: int, is_done: bool, arguments: s
 # Xet
 
 
-def test_xet_takes_what_is_new(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def xet(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the Hub keeps what is uploaded by Xet."""
     hub.xet = tmp_path / "xet"
     hub.xet.mkdir()
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     monkeypatch.setenv("HF_XET_CACHE", str(tmp_path / "cache"))
+    return hub.xet
+
+
+def test_xet_takes_what_is_new(hub: HubServer, xet: Path) -> None:
     draw = random.Random(0)
     rows = [row(str(number), "".join(draw.choices("abcdefghij \n", k=60_000))) for number in range(101)]
     publish(Dataset.from_list(rows[:100]), ID)
     assert names("default", "train") == [str(number) for number in range(100)]
-    before = stored(hub.xet)
+    before = stored(xet)
     published = publish(Dataset.from_list(rows), ID)
     assert names("default", "train") == [str(number) for number in range(101)]
-    assert stored(hub.xet) - before < published.uploaded_bytes / 5
+    assert stored(xet) - before < published.uploaded_bytes / 5
     assert hub.asked("PUT", "/lfs") == []
 
 
@@ -630,3 +637,46 @@ def test_revoked_while_others_push(hub: HubServer, folder: Path, tmp_path: Path)
     published = publish(folder, ID)
     assert published.revoked == 2
     assert names("messages", "train") == ["a", "c"]
+
+
+# Buckets
+
+BUCKET = "buckets/user/store/sets/one"
+
+
+def test_bucket(hub: HubServer, xet: Path, folder: Path, tmp_path: Path) -> None:
+    assert publish(folder, BUCKET, dry_run=True).uploaded_bytes > 0
+    published = publish(folder, BUCKET)
+    assert (published.private, published.commit) == (True, None)
+    assert published.url == f"{hub.url}/buckets/user/store/tree/sets/one"
+    for config in ROWS:
+        assert names(config, "train", BUCKET) == names(config, "train", BUCKET, streaming=True) == ["a", "b", "c"]
+    assert publish(folder, BUCKET).uploaded == {}
+    new = finished(tmp_path / "new", {"messages": {"train": [row("e")]}})
+    assert len(publish(new, BUCKET).deleted) == 1
+    assert names("messages", "train", BUCKET) == ["e"]
+    assert names("messages", "test", BUCKET) == ["d"]
+    assert revoke(["trace-a"], BUCKET).rows
+    assert names("openai", "train", BUCKET) == ["b", "c"]
+    assert publish(folder, BUCKET).revoked == 2
+    assert names("messages", "train", BUCKET) == ["b", "c"]
+
+
+def test_bucket_is_whole_at_every_moment(hub: HubServer, xet: Path, folder: Path, tmp_path: Path) -> None:
+    publish(folder, BUCKET)
+    new = finished(tmp_path / "new", {"messages": {"train": [row("e"), row("f")]}}, shards=2)
+    seen = []
+    look = Fault("POST", "/batch", times=9, call=lambda: seen.append(names("messages", "train", BUCKET)))
+    hub.faults.append(look)
+    publish(new, BUCKET)
+    assert seen == [["a", "b", "c"], ["a", "b", "c"], ["e", "f"]]
+    assert names("messages", "train", BUCKET) == ["e", "f"]
+
+
+def test_refused_buckets(hub: HubServer, xet: Path, folder: Path) -> None:
+    refused(hub, "which has no revisions and no pull requests", folder, BUCKET, revision="dev")
+    refused(hub, "which has no revisions and no pull requests", folder, BUCKET, create_pr=True)
+    refused(hub, "is no place in a bucket", folder, "buckets/user")
+    refused(hub, "may not write to stranger/x", folder, "buckets/stranger/x/y")
+    publish(folder, "buckets/user/open", private=False)
+    refused(hub, "is public, and nothing was sent", folder, "buckets/user/open")

@@ -18,6 +18,7 @@ from agent_rollouts import card
 from agent_rollouts.distill.splits import leaks
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import manifest
+from agent_rollouts.hub.bucket import is_bucket, place
 from agent_rollouts.hub.finished import CARD, Finished, check, is_parquet, opened, refuse_leaks
 from agent_rollouts.hub.repository import Head, Repository, digests, hashes, tried
 from agent_rollouts.hub.revocation import find_rows
@@ -73,7 +74,7 @@ def publish(
 
     Args:
         source: a folder that `agent-rollouts distill` wrote, or a dataset with its splits.
-        repo_id: `user/name` (of oneself: `name`).
+        repo_id: `user/name` (of oneself: `name`), or `buckets/user/name/path`.
         private: whether a new repository is; one that is there is never changed, and refused if it is public.
         token: instead of the one that `hf auth login` keeps.
         revision: branch or pull request (`refs/pr/1`); a branch that is not there is made.
@@ -90,7 +91,8 @@ def publish(
         dataset = Finished.read(folder, config_name)
         stamps = dataset.stamps()
         check(dataset, pii=pii, hosts=hosts, deny=deny, by=by)
-        repository = Repository(repo_id, token, revision, private)
+        place_revision = "a pull request" if create_pr and is_bucket(repo_id) else revision
+        repository = place(repo_id, token, place_revision, private, Path(room))
         push = _Push(dataset, stamps, repository, create_pr, dataset.by(by), Path(room))
         message = commit_message or f"Publish {', '.join(dataset.configs)} with agent-rollouts"
         return tried(lambda: push.run(message, dry_run), repository, is_repeatable=not create_pr)
@@ -113,18 +115,19 @@ class _Push:
         operations, published = self._plan(head)
         published = replace(published, url=repository.url, dry_run=dry_run)
         if dry_run or not operations:
-            return replace(published, commit=None if dry_run or head is None else head.commit)
+            return replace(published, commit=None if dry_run or head is None else head.commit or None)
         assert head is not None
         if self.dataset.stamps() != self.stamps:
             raise AgentRolloutsError(f"{self.dataset.folder} has changed while it was checked, and nothing was sent")
         commit, url = repository.commit(operations, message, head.commit, self.create_pr)
-        return replace(published, commit=commit, url=url)
+        return replace(published, commit=commit or None, url=url)
 
     def _plan(self, head: Head | None) -> tuple[list[Any], Published]:
         """What makes the revision hold the dataset, without what was revoked there."""
         theirs = head.files if head else {}
         known = self.repository.manifest(head)
         dataset, revoked = self._without(known.tombstones)
+        dataset = self.repository.named(dataset)
         stays, goes = self._sides(dataset, head)
         self._check_stays(dataset, head, stays)
         kept = {

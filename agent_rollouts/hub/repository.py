@@ -26,7 +26,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import manifest
-from agent_rollouts.hub.finished import CARD
+from agent_rollouts.hub.finished import CARD, Finished
 from agent_rollouts.hub.manifest import Manifest
 
 _TYPE = "dataset"
@@ -37,6 +37,10 @@ _PASSING = frozenset({408, 409, 412, 425, 429, 500, 502, 503, 504})
 _HTTPError: type[Exception] = HfHubHTTPError.__mro__[1]
 _ERRORS = (_HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, HFValidationError, OSError)
 _TOKENS = re.compile(r"hf_\w{8,}|Bearer \S+|(?<=[?&])X-Amz-[^\s'\"]*")
+
+
+class Overtaken(OSError):
+    """Somebody else was faster, where the Hub does not tell."""
 
 
 class Head(NamedTuple):
@@ -75,10 +79,7 @@ class Repository:
                 return None
             self.api.create_repo(self.id, repo_type=_TYPE, private=self.private, exist_ok=True)
             info = self._created()
-        if self.private and not info.private:
-            raise AgentRolloutsError(
-                f"{self.url} is public, and nothing was sent; say that it may be public, or make it private there first"
-            )
+        self._check_private(bool(info.private))
         if self.revision != "main":
             try:
                 info = self.api.repo_info(self.id, repo_type=_TYPE, revision=self.revision)
@@ -89,6 +90,12 @@ class Repository:
                     self.api.create_branch(self.id, repo_type=_TYPE, branch=self.revision, exist_ok=True)
                     info = self.api.repo_info(self.id, repo_type=_TYPE, revision=self.revision)
         return self._read(str(info.sha), bool(info.private))
+
+    def _check_private(self, is_private: bool) -> None:
+        if self.private and not is_private:
+            raise AgentRolloutsError(
+                f"{self.url} is public, and nothing was sent; say that it may be public, or make it private there first"
+            )
 
     def _created(self) -> Any:
         try:
@@ -116,8 +123,12 @@ class Repository:
 
     def parquet(self, name: str, commit: str) -> pq.ParquetFile:
         """A Parquet file of a commit, of which only what is asked for is fetched."""
-        files = HfFileSystem(endpoint=self.api.endpoint, token=self.token)
-        return pq.ParquetFile(files.open(f"datasets/{self.id}@{commit}/{name}"))
+        return pq.ParquetFile(self.remote.open(f"datasets/{self.id}@{commit}/{name}"))
+
+    @property
+    def remote(self) -> HfFileSystem:
+        """All files of the Hub, as they are now."""
+        return HfFileSystem(endpoint=self.api.endpoint, token=self.token, skip_instance_cache=True)
 
     def manifest(self, head: Head | None) -> Manifest:
         """The manifest; an empty one where there is none."""
@@ -134,6 +145,14 @@ class Repository:
         every = self.api.list_lfs_files(self.id, repo_type=_TYPE)
         old = [file for file in every if file.oid not in held and file.file_oid not in held]
         self.api.permanently_delete_lfs_files(self.id, old, repo_type=_TYPE)
+
+    def new_names(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """What files are called when their content is new; the same, since a commit takes their place at once."""
+        return {name: name for name in files}
+
+    def named(self, dataset: Finished) -> Finished:
+        """The dataset with files as they are called here."""
+        return dataset
 
     def commit(self, operations: list[Any], message: str, parent: str, create_pr: bool) -> tuple[str, str]:
         """One commit on top of `parent`: what it is called, and where it is to be seen."""
@@ -188,7 +207,8 @@ def tried(attempt: Callable[[], _T], repository: Repository, *, is_repeatable: b
         except _ERRORS as error:
             answer = error.response if isinstance(error, HfHubHTTPError) else None
             is_broken = answer is None and isinstance(error, _HTTPError)
-            passes = answer is not None and answer.status_code in _PASSING
+            status = answer.status_code if answer is not None else 0
+            passes = status in _PASSING or isinstance(error, Overtaken)
             if number + 1 == _ATTEMPTS or not (passes or (is_broken and is_repeatable)):
                 raise AgentRolloutsError(_scrubbed(_refusal(error, repository), repository.token)) from None
             asked = answer.headers.get("Retry-After", "") if answer is not None else ""
@@ -204,6 +224,8 @@ def _refusal(error: BaseException, repository: Repository) -> str:
     """One line that says what the Hub refuses and what to do."""
     name = repository.id
     again = "the dataset on disk is whole, run the same command again"
+    if isinstance(error, Overtaken):
+        return f"others keep changing {name}; {again}"
     if isinstance(error, LocalTokenNotFoundError):
         return "the Hub wants a token: run `hf auth login`, or set HF_TOKEN"
     if isinstance(error, OfflineModeIsEnabled):

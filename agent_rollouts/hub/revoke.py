@@ -13,6 +13,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from agent_rollouts import card
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import manifest
+from agent_rollouts.hub.bucket import place
 from agent_rollouts.hub.finished import CARD
 from agent_rollouts.hub.repository import Repository, hashes, tried
 from agent_rollouts.hub.revocation import find_rows
@@ -55,15 +56,12 @@ def revoke(
     Raises:
         AgentRolloutsError: nothing is there to be revoked, or the Hub refuses.
     """
-    repository = Repository(repo_id, token, revision, private=False)
     message = commit_message or f"Revoke {len(names)} trace(s) or families with agent-rollouts"
     tombstones = frozenset(map(manifest.digest, names))
-
-    def attempt() -> Revoked:
-        with tempfile.TemporaryDirectory(prefix="agent-rollouts-") as room:
-            return _revoke(repository, tombstones, message, dry_run, Path(room))
-
-    found = tried(attempt, repository)
+    with tempfile.TemporaryDirectory(prefix="agent-rollouts-") as folder:
+        room = Path(folder)
+        repository = place(repo_id, token, revision, False, room)
+        found = tried(lambda: _revoke(repository, tombstones, message, dry_run, room), repository)
     notices = []
     if found.related:
         notices.append(f"{found.related} row(s) of the same families stay and may repeat it; revoke the family as well")
@@ -85,11 +83,12 @@ def _revoke(repository: Repository, tombstones: frozenset[str], message: str, dr
     configs = card.patterns(head.card)
     removal = find_rows(configs, head.files, lambda name: repository.parquet(name, head.commit), tombstones)
     rows = {name: len(removal.rows[name]) for name in removal.parts}
-    found = Revoked(repository.url, None if dry_run else head.commit, rows, removal.related, dry_run=dry_run)
+    found = Revoked(repository.url, None if dry_run else head.commit or None, rows, removal.related, dry_run=dry_run)
     if dry_run or (not rows and tombstones <= known.tombstones):
         return found
-    cut = removal.cut(lambda name: repository.path(name, head.commit), room)
-    left = {name: path for name, path in cut.items() if path is not None}
+    cut = removal.cut(lambda name: repository.path(name, head.commit), Path(tempfile.mkdtemp(dir=room)))
+    new = repository.new_names({name: path for name, path in cut.items() if path is not None})
+    left = {new[name]: path for name, path in cut.items() if path is not None}
     gone = set(cut) - set(left)
     files = {name: manifest.describe(path, hashes(path)[0]) for name, path in left.items()}
     known = replace(known.with_files(files, gone), tombstones=known.tombstones | tombstones)
@@ -97,6 +96,7 @@ def _revoke(repository: Repository, tombstones: frozenset[str], message: str, dr
     operations += [CommitOperationDelete(name, is_folder=False) for name in sorted(gone)]
     operations.append(CommitOperationAdd(manifest.PATH, known.dump()))
     if rows:
-        operations.append(CommitOperationAdd(CARD, card.shrunk(head.card, removal.shrinkage).encode()))
+        text = card.with_files(head.card, card.replaced(configs, {name: new.get(name) for name in cut}))
+        operations.append(CommitOperationAdd(CARD, card.shrunk(text, removal.shrinkage).encode()))
     commit, url = repository.commit(operations, message, head.commit, create_pr=False)
-    return replace(found, commit=commit, url=url)
+    return replace(found, commit=commit or None, url=url)
