@@ -35,6 +35,7 @@ _SECTION = re.compile(
 )
 # A field of the first level, and what belongs to it: lines that do not begin another.
 _FIELD = re.compile(r"^(?P<name>[^\s#\-\[\]{}][^:\n]*):(?:[ \t].*)?$")
+_BLANK = " \t\r\n"
 # By far the faster one, where it was built.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
@@ -337,8 +338,8 @@ def _merged_body(old: str, new: str, names: list[str]) -> str:
     section = f"{BEGIN.removesuffix('-->')}{','.join(names)} -->\n{ours}{END}\n"
     told = [found for found in _SECTION.finditer(old) if set((found["names"] or "").split(",")) & set(names)]
     if not told:
-        around = new[: match.start()] if match and not old.strip() else old
-        return (around.rstrip("\n") + "\n\n" if around.strip() else "") + section
+        around = new[: match.start()] if match and not old.strip(_BLANK) else old
+        return (around.rstrip("\n") + "\n\n" if around.strip(_BLANK) else "") + section
     parts, at = [], 0
     for number, found in enumerate(told):
         parts += [old[at : found.start()], section if number == 0 else ""]

@@ -168,7 +168,7 @@ def test_merging_twice_is_merging_once(fields: Any, text: str, first: Any, secon
     assert card.merge(once, made(second, "Anew."), {}) == once
     found = card.fields(once)
     assert {name: found[name] for name in fields} == card.fields(own)
-    assert text in card.split_card(once)[1]
+    assert text.strip(" \t\n") in card.split_card(once)[1]
     assert {name: set(splits) for name, splits in card.patterns(once).items()} == {
         name: {*first.get(name, {}), *second.get(name, {})} for name in {*first, *second}
     }

@@ -17,9 +17,11 @@ from typing import Any
 
 import orjson
 import pytest
+from click.testing import CliRunner
 from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import HfFileSystem, constants
 
+from agent_rollouts.cli import main
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import publish, revoke
 from agent_rollouts.hub.manifest import PATH, Manifest, digest
@@ -56,6 +58,14 @@ def test_every_config_and_split_loads_back(hub: HubServer, folder: Path) -> None
             assert names(config, "train", streaming=streaming) == ["a", "b", "c"]
             assert names(config, "test", streaming=streaming) == ["d"]
     assert load_dataset(ID, split="test")["messages"][0][0] == {"role": "user", "content": "Do d"}
+
+
+def test_what_distill_writes(hub: HubServer, tmp_path: Path) -> None:
+    written = CliRunner().invoke(main, ["distill", "--demo", "--output", str(tmp_path / "demo")])
+    assert written.exit_code == 0, written.output
+    publish(tmp_path / "demo", ID)
+    assert len(load_dataset(ID, split="train")) == len(load_dataset(str(tmp_path / "demo"), split="train"))
+    assert publish(tmp_path / "demo", ID).uploaded == {}
 
 
 def test_one_commit(hub: HubServer, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-from huggingface_hub.errors import BucketNotFoundError
 
 from agent_rollouts import card
 from agent_rollouts.errors import AgentRolloutsError
@@ -68,6 +67,9 @@ class Bucket(Repository):
 
     def head(self, *, create: bool) -> Head | None:
         """What is there now; None where nothing is and nothing is to be made."""
+        # The first releases of huggingface_hub know no buckets.
+        from huggingface_hub.errors import BucketNotFoundError
+
         try:
             info = self.api.bucket_info(self.id)
         except BucketNotFoundError:
