@@ -101,10 +101,10 @@ def renamed(text: str, name: str) -> str:
 
 def with_files(text: str, files: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
     """The card with other files by config and split."""
-    entries = [
-        {**entry, "data_files": _as_files(files[entry["config_name"]])} if entry["config_name"] in files else entry
-        for entry in _entries(fields(text))
-    ]
+    entries = []
+    for entry in _entries(fields(text)):
+        wanted = {split: tuple(paths) for split, paths in files.get(entry["config_name"], _splits(entry)).items()}
+        entries.append(entry if wanted == _splits(entry) else {**entry, "data_files": _as_files(wanted)})
     return _written(text, {"configs": entries})
 
 

@@ -561,7 +561,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = {"url": f"{self.server_hub.url}/{name}"}
         if name in self.server_hub.repos:
             return 409, json.dumps(url | {"error": "exists"}).encode(), _JSON
-        self.server_hub.repos[name] = Repo(json.loads(self.body).get("visibility") == "private")
+        asked = json.loads(self.body)
+        self.server_hub.repos[name] = Repo(asked.get("private", asked.get("visibility") == "private"))
         self.server_hub.repos[name].commit("main", {}, "new")
         return url
 

@@ -360,6 +360,16 @@ def test_faults_that_pass(hub: HubServer, folder: Path, tmp_path: Path, case: st
     assert names("messages", "train") == names("openai", "train") == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_faults_while_reading_what_is_there(hub: HubServer, folder: Path, tmp_path: Path, method: str) -> None:
+    publish(folder, ID)
+    hub.faults += [Fault(method, "/resolve/", drop=0, times=7), Fault(method, "/resolve/", status=503, times=7)]
+    publish(finished(tmp_path / "new", {"messages": {"train": [row("e")]}}), ID)
+    assert not any(fault.times for fault in hub.faults)
+    assert names("messages", "train") == ["e"]
+    assert names("messages", "test") == ["d"]
+
+
 REFUSALS = {
     "401": (Fault("POST", "/repos/create", status=401, message="Invalid credentials"), "does not accept the token"),
     "403": (Fault("POST", "/commit/", status=403, message="so it is"), "may not write to user/rollouts (so it is)"),
@@ -567,6 +577,7 @@ def test_revoke_everywhere_and_for_good(hub: HubServer, folder: Path) -> None:
     assert Manifest.parse(hub.files(ID)[PATH]).tombstones == {digest("trace-b")}
     assert b"trace-b" not in hub.files(ID)[PATH]
     again = revoke(["trace-b"], ID)
+    assert "no row of it is there" in again.notices[0]
     assert (again.rows, again.commit) == ({}, revoked.commit)
     published = publish(folder, ID)
     assert (published.revoked, published.commit) == (2, revoked.commit)

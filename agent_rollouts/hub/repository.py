@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -119,7 +120,10 @@ class Repository:
 
     def path(self, name: str, commit: str) -> Path:
         """A file of a commit, in the cache of the Hub's client."""
-        return Path(self.api.hf_hub_download(self.id, name, repo_type=_TYPE, revision=commit))
+        try:
+            return Path(self.api.hf_hub_download(self.id, name, repo_type=_TYPE, revision=commit))
+        except LocalEntryNotFoundError as error:  # the client looks in its cache when the Hub does not answer
+            raise (error.__cause__ if isinstance(error.__cause__, _ERRORS) else error) from None
 
     def parquet(self, name: str, commit: str) -> pq.ParquetFile:
         """A Parquet file of a commit, of which only what is asked for is fetched."""

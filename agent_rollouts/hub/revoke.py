@@ -63,12 +63,14 @@ def revoke(
         repository = place(repo_id, token, revision, False, room)
         found = tried(lambda: _revoke(repository, tombstones, message, dry_run, room), repository)
     notices = []
+    if not found.rows:
+        notices.append("no row of it is there; none will be in what is pushed later")
     if found.related:
         notices.append(f"{found.related} row(s) of the same families stay and may repeat it; revoke the family as well")
     if erase_history and not dry_run:
         tried(repository.erase_history, repository)
         notices.append("other branches and pull requests are as they were")
-    else:
+    elif found.rows:
         notices.append(
             "earlier commits, other branches and pull requests still hold the rows, unless history is erased"
         )
