@@ -374,6 +374,7 @@ REFUSALS = {
     "401": (Fault("POST", "/repos/create", status=401, message="Invalid credentials"), "does not accept the token"),
     "403": (Fault("POST", "/commit/", status=403, message="so it is"), "may not write to user/rollouts (so it is)"),
     "413": (Fault("POST", "/objects/batch", status=413, message="full"), "no space for user/rollouts on the Hub (full"),
+    "in the batch": (Fault("POST", "/objects/batch", status=200), "the upload to user/rollouts failed"),
     "507": (Fault("PUT", "/lfs/", status=507, times=9), "there is no space"),
     "gated": (Fault("POST", "/preupload/", status=403, headers={"code": "GatedRepo"}), "is gated"),
     "412 forever": (Fault("POST", "/commit/", status=412, times=99), "others keep changing user/rollouts"),

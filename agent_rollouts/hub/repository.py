@@ -40,6 +40,9 @@ _ERRORS = (_HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, HFValidati
 _TOKENS = re.compile(r"hf_\w{8,}|Bearer \S+|(?<=[?&])X-Amz-[^\s'\"]*")
 
 
+_AGAIN = "the dataset on disk is whole, run the same command again"
+
+
 class Overtaken(OSError):
     """Somebody else was faster, where the Hub does not tell."""
 
@@ -171,7 +174,8 @@ class Repository:
         except (RuntimeError, ValueError) as error:  # how the client wraps what happened to an upload
             if isinstance(error.__cause__, _ERRORS):
                 raise error.__cause__ from None
-            raise OSError(str(error)) from None
+            said = f"the upload to {self.id} failed: {_line(str(error))}; {_AGAIN}"
+            raise AgentRolloutsError(_scrubbed(said, self.token)) from None
         return str(done.oid), str(done.pr_url or self.url)
 
 
@@ -227,7 +231,7 @@ def tried(attempt: Callable[[], _T], repository: Repository, *, is_repeatable: b
 def _refusal(error: BaseException, repository: Repository) -> str:
     """One line that says what the Hub refuses and what to do."""
     name = repository.id
-    again = "the dataset on disk is whole, run the same command again"
+    again = _AGAIN
     if isinstance(error, Overtaken):
         return f"others keep changing {name}; {again}"
     if isinstance(error, LocalTokenNotFoundError):
