@@ -32,6 +32,10 @@ def row(name: str, text: str | None = None) -> dict[str, Any]:
     return {"messages": messages, "trace_id": f"trace-{name}", "family_id": f"family-{name}", "source_kind": "codex"}
 
 
+TRAIN, TEST = [row("a"), row("b"), row("c")], [row("d")]
+ROWS = {"messages": {"train": TRAIN, "test": TEST}, "openai": {"train": TRAIN, "test": TEST}}
+
+
 def finished(
     folder: Path,
     configs: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]],

@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import HfFileSystem, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
+from tests.finished import ROWS, finished
 from tests.hub_server import TOKEN, HubServer
 
 
@@ -64,3 +65,19 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     HfFileSystem.clear_instance_cache()
     datasets.enable_progress_bars()
     enable_progress_bars()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A finished dataset with two configs and two splits."""
+    return finished(tmp_path / "out", ROWS)
+
+
+@pytest.fixture
+def xet(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the Hub keeps what is uploaded by Xet."""
+    hub.xet = tmp_path / "xet"
+    hub.xet.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setenv("HF_XET_CACHE", str(tmp_path / "cache"))
+    return hub.xet
