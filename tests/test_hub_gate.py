@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from datasets import Dataset, DatasetDict
 
 from agent_rollouts.hub import publish
 from tests.finished import TEST, TRAIN, finished, row
@@ -90,7 +91,10 @@ def test_files_that_are_no_part_of_it(hub: HubServer, folder: Path) -> None:
 def test_no_finished_dataset(hub: HubServer, folder: Path, tmp_path: Path) -> None:
     refused(hub, "there is no README.md in it", tmp_path, ID)
     shard = folder / "messages" / "test-00000-of-00001.parquet"
-    shard.write_bytes(shard.read_bytes()[:-9])
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-9])
+    refused(hub, "messages/test-00000-of-00001.parquet cannot be read, and nothing was sent", folder, ID)
+    shard.write_bytes(b"PAR1" + b"x" * (len(whole) // 2) + whole[len(whole) // 2 + 4 :])
     refused(hub, "messages/test-00000-of-00001.parquet cannot be read, and nothing was sent", folder, ID)
     shard.unlink()
     refused(hub, "has no file of config messages, split test", folder, ID)
@@ -105,3 +109,10 @@ def test_a_folder_that_changes_meanwhile(hub: HubServer, folder: Path) -> None:
     refused(hub, "has changed while it was checked, and nothing was sent", folder, ID)
     assert hub.sent("/lfs") == 0
     assert publish(folder, ID).commit
+
+
+def test_a_split_without_rows(hub: HubServer) -> None:
+    rows = Dataset.from_list([row("a")])
+    refused(
+        hub, "data/test-00000-of-00001.parquet has no rows", DatasetDict({"train": rows, "test": rows.select([])}), ID
+    )

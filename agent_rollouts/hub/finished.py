@@ -188,9 +188,6 @@ def check(
         AgentRolloutsError: a secret was found, or evidence that two splits share.
     """
     options: dict[str, Any] = {"pii": pii, "hosts": hosts, "deny": deny}
-    for name, path in finished.files.items():
-        if is_parquet(name):
-            _check_readable(name, path)
     if found := list(islice(_findings(finished, options), _SHOWN)):
         places = "; ".join(
             f"{place.file} row {place.row}, {place.column}: {place.kind} {place.masked}" for place in found
@@ -202,17 +199,6 @@ def check(
     for config in finished.configs:
         files = finished.of(config)
         refuse_leaks(config, leaks(files, by=finished.by(by)) if len(files) > 1 else [])
-
-
-def _check_readable(name: str, path: Path) -> None:
-    try:
-        rows = pq.read_metadata(path).num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise AgentRolloutsError(
-            f"{name} cannot be read, and nothing was sent: {' '.join(str(error).split())}"
-        ) from None
-    if not rows:  # datasets would not load it
-        raise AgentRolloutsError(f"{name} has no rows, and nothing was sent; leave the split out")
 
 
 def refuse_leaks(config: str, found: Sequence[Leak]) -> None:
@@ -230,13 +216,23 @@ def _findings(finished: Finished, options: dict[str, Any]) -> Iterator[Place]:
     yield from _in_text(CARD, finished.readme, options)
     for name, path in finished.files.items():
         if is_parquet(name):
-            places: Iterable[Place] = audit_files([path], **options)
+            places: Iterable[Place] = _in_rows(name, path, options)
         elif name.endswith(".jsonl"):
             places = _in_lines(path, options)
         else:
             places = _in_text(name, path.read_text(encoding="utf-8", errors="replace"), options)
         for place in places:
             yield place._replace(file=name)
+
+
+def _in_rows(name: str, path: Path, options: dict[str, Any]) -> Iterator[Place]:
+    try:
+        if not pq.read_metadata(path).num_rows:  # datasets would not load it
+            raise AgentRolloutsError(f"{name} has no rows, and nothing was sent; leave the split out")
+        yield from audit_files([path], **options)
+    except (OSError, pa.ArrowException) as error:
+        said = " ".join(str(error).split())
+        raise AgentRolloutsError(f"{name} cannot be read, and nothing was sent: {said}") from None
 
 
 def _in_lines(path: Path, options: dict[str, Any]) -> Iterator[Place]:
@@ -251,6 +247,5 @@ def _in_lines(path: Path, options: dict[str, Any]) -> Iterator[Place]:
 
 
 def _in_text(name: str, text: str, options: dict[str, Any]) -> Iterator[Place]:
-    for number, line in enumerate(text.splitlines()):
-        for found in find(line, **options):
-            yield Place(name, number, "text", found.kind, masked(line[found.start : found.end]))
+    for found in find(text, **options):
+        yield Place(name, text.count("\n", 0, found.start), "text", found.kind, masked(text[found.start : found.end]))
