@@ -5,6 +5,9 @@ Importing this package registers its builder, so that `datasets.load_dataset("ag
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from agent_rollouts.chat import to_chat
 from agent_rollouts.errors import AgentRolloutsError, BadFileError, FormatError, SourceError
 from agent_rollouts.features import FEATURES
@@ -18,8 +21,16 @@ __all__ = [
     "FormatError",
     "SourceError",
     "__version__",
+    "distill",
     "load_rollouts",
     "to_chat",
 ]
 
 register()
+
+
+def __getattr__(name: str) -> Any:
+    # Distilling needs more than reading does; who only reads need not wait for it.
+    if name == "distill":
+        return import_module("agent_rollouts.distill")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,6 +35,9 @@ CHOICES = {
 }
 """What the options of `to_chat` that are a choice of words may be; the first is the default."""
 
+# Inside `to_chat`: the indices of the messages that one was made of.
+_MADE_OF = "made_of"
+
 _WRITTEN_CALLS: dict[str, JSON] = {"calls": "text"}
 _ONLY_PARTS: dict[str, JSON] = {"calls": "text", "media": ()}
 
@@ -74,6 +77,7 @@ def to_chat(
     control_tokens: str = "keep",
     weights: bool = True,
     media: Sequence[Mapping[str, JSON]] | None = None,
+    sources: list[tuple[int, ...]] | None = None,
 ) -> list[Message]:
     """Messages of a row as chat templates accept them; the input is left as it is.
 
@@ -106,6 +110,7 @@ def to_chat(
         media: the row's media, for vision models. Every content becomes a list of parts: the message's images,
             each `{"type": "image", "image": {"bytes": ..., "path": ...}}`, then one text part. Documents, sounds
             and images without bytes or path are left out.
+        sources: takes, for each message that is returned, the indices of those that it was made of.
 
     Raises:
         AgentRolloutsError: no user turn (qwen3.5 and later refuse that, and there is no prompt to learn from), an
@@ -122,12 +127,12 @@ def to_chat(
     for option, value in given.items():
         if value not in CHOICES[option]:
             raise AgentRolloutsError(f"unknown {option} {value!r}; known: {', '.join(CHOICES[option])}")
-    chat = [_plain(message, weights) for message in messages]
+    chat = [_plain(message, weights) | {_MADE_OF: (index,)} for index, message in enumerate(messages)]
     if control_tokens == "escape":
         chat = [_escaped(message) for message in chat]
     chat = _with_system_placed(chat, first_system, later_system)
     if unanswered == "drop":
-        chat = _without_unanswered(chat)
+        chat = without_unanswered(chat)
     if not parallel_calls:
         chat = _one_by_one(chat)
     if reasoning != "keep":
@@ -136,6 +141,9 @@ def to_chat(
         chat = _written(chat)
     if not any(message["role"] == "user" for message in chat):
         raise AgentRolloutsError(f"no user turn in {len(chat)} messages: leave such rows out before to_chat")
+    made_of = [message.pop(_MADE_OF) for message in chat]
+    if sources is not None:
+        sources += made_of
     return [_with_parts(message, media) for message in chat]
 
 
@@ -199,6 +207,7 @@ def _joined(chat: Iterable[Message]) -> list[Message]:
                 last[key] = text
         if "media" in message:
             last["media"] = [*last.get("media", ()), *message["media"]]
+        last[_MADE_OF] += message[_MADE_OF]
         if "weight" in message:
             last["weight"] = 0
     return joined
@@ -212,7 +221,8 @@ def _results(chat: Sequence[Message], index: int) -> list[Message]:
     return list(chat[index + 1 : end])
 
 
-def _without_unanswered(chat: list[Message]) -> list[Message]:
+def without_unanswered(chat: Sequence[Message]) -> list[Message]:
+    """Messages without the calls that no result behind them answers, and without those of which nothing is left."""
     kept: list[Message] = []
     for index, message in enumerate(chat):
         if "tool_calls" in message:
@@ -240,7 +250,8 @@ def _one_by_one(chat: list[Message]) -> list[Message]:
         results = _results(chat, index - 1)
         index += len(results)
         for number, call in enumerate(calls):
-            bare: Message = {"role": "assistant", "content": ""} | {k: message[k] for k in ("weight",) if k in message}
+            shared = {key: message[key] for key in ("weight", _MADE_OF) if key in message}
+            bare: Message = {"role": "assistant", "content": "", **shared}
             split.append({**(bare if number else message), "tool_calls": [call]})
             split += [result for result in results if result.get("tool_call_id") == call["id"]]
         known = {call["id"] for call in calls}

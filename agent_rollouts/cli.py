@@ -1,12 +1,16 @@
-"""The command line: `agent-rollouts distill | inspect | families | audit | formats`. Thin over the library."""
+"""The command line: `agent-rollouts distill | inspect | families | redact | fingerprint | audit | formats`.
+
+Thin over the library.
+"""
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import dataclasses
 import json
-import os
 import shlex
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -14,21 +18,28 @@ from pathlib import Path
 
 import click
 import datasets
+import orjson
+import pyarrow.parquet as pq
 
 from agent_rollouts import __version__
 from agent_rollouts.audit import KINDS, FileAudit, audit
 from agent_rollouts.configs import file_rules, formats
 from agent_rollouts.copies import reader
-from agent_rollouts.distill import SFT_FEATURES, Report, distill
+from agent_rollouts.distill import distill_files
+from agent_rollouts.distill.decontaminate import write_fingerprints
 from agent_rollouts.distill.families import Families, records, tree
-from agent_rollouts.distill.redact import Redactor, audit_files
-from agent_rollouts.distill.write import check_output, write_dataset
+from agent_rollouts.distill.funnel import Funnel
+from agent_rollouts.distill.options import Field, Options, fields
+from agent_rollouts.distill.redact import report
+from agent_rollouts.distill.write import check_output
 from agent_rollouts.errors import AgentRolloutsError, FormatError
+from agent_rollouts.features import row
 from agent_rollouts.loading import default_roots
 from agent_rollouts.rollout import HISTORIES
 from agent_rollouts.source import each, find, reason, stamped
 
 DEMO = Path(__file__).parent / "demo"
+_PREVIEWED = 20
 
 _sources = click.argument("source", nargs=-1)
 _format = click.option(
@@ -65,93 +76,108 @@ def main() -> None:
     """
 
 
+# As other tools call it.
+_ALSO = {"limit": ("--num-records",)}
+
+
+def _distilling(command: Callable[..., None]) -> Callable[..., None]:
+    """A flag for every option of distilling. One that is not given is None, so that a file's comes through."""
+    for field in reversed(fields().values()):
+        name = field.name.replace("_", "-")
+        shown = f" [default: {_default(field)}]" if _default(field) else ""
+        help = f"{field.help}{'; may be given again' if field.may_repeat else ''}.{shown}"
+        if field.type is bool:
+            command = click.option(f"--{name}/--no-{name}", default=None, help=help)(command)
+        else:
+            names = [f"--{name}", *_ALSO.get(field.name, ())]
+            command = click.option(*names, field.name, type=field.type, multiple=field.may_repeat, help=help)(command)
+    return command
+
+
+def _default(field: Field) -> str:
+    if field.type is bool and field.default is not None:
+        return f"{'' if field.default else 'no-'}{field.name.replace('_', '-')}"
+    return ", ".join(field.default) if field.may_repeat else "" if field.default is None else str(field.default)
+
+
 @main.command("distill")
 @_sources
-@_format
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the dataset.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the dataset.")
 @click.option("--demo", is_flag=True, help="Read the invented sessions that come with the package.")
 @click.option(
-    "--history",
-    default="segments",
-    show_default=True,
-    type=click.Choice(HISTORIES),
-    help="A row per context window, the whole session in one row, or only the last context.",
-)
-@click.option("--internal", is_flag=True, help="Keep the agents' own housekeeping, such as summary writers.")
-@click.option(
-    "--families/--no-families",
-    default=True,
-    show_default=True,
-    help="Train on a turn that several sessions hold in one of them only (files are read twice).",
+    "--preview", is_flag=True, help="Print one record of each shape, of the first rollouts, and write nothing."
 )
 @click.option(
-    "--redact/--no-redact", default=True, show_default=True, help="Put placeholders in the place of secrets and names."
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="YAML file with any of the options below, as in `max_tokens: 32768`; flags come first.",
 )
-@click.option("--pii/--no-pii", default=True, show_default=True, help="Names in paths, e-mail and IP addresses too.")
-@click.option("--redact-hosts", is_flag=True, help="Names of machines in private domains too.")
-@click.option("--deny", multiple=True, metavar="WORD", help="A word of your own to take out; may be given again.")
-@click.option(
-    "--judge/--no-judge",
-    default=True,
-    show_default=True,
-    help="Note the outcome that the log proves, and give weight 0 to turns not worth imitating.",
-)
-@click.option("--keep-failed-calls", is_flag=True, help="Train on calls that failed, too.")
-@_pattern
-@_flat
+@_distilling
 def _distill(
-    source: Sequence[str],
-    format: str,
-    output: Path,
-    demo: bool,
-    history: str,
-    internal: bool,
-    families: bool,
-    redact: bool,
-    pii: bool,
-    redact_hosts: bool,
-    deny: tuple[str, ...],
-    judge: bool,
-    keep_failed_calls: bool,
-    file_pattern: str | None,
-    recursive: bool,
+    source: Sequence[str], output: Path | None, demo: bool, preview: bool, config: Path | None, **flags: object
 ) -> None:
-    """Write sessions as a dataset that TRL can train on.
+    """Write sessions as a dataset that trainers take as it is.
 
-    OUTPUT/data holds Parquet shards, OUTPUT/README.md a card; `load_dataset("OUTPUT")` reads them. The
-    folder appears when everything is written, so that an interrupted run leaves no half dataset.
+    OUTPUT/<shape>/<split>-*.parquet holds the records, OUTPUT/README.md a card, OUTPUT/funnel.json the account of
+    all that was removed; `load_dataset("OUTPUT")` reads them. The folder appears when everything is written and
+    checked, so that an interrupted run leaves no half dataset.
     """
     if demo and source:
         raise click.UsageError("--demo reads sessions of its own; leave SOURCE out")
-    check_output(output)
-    files = _files((str(DEMO),) if demo else source, format, file_pattern, recursive)
-    report = Report()
-    progress = functools.partial(datasets.utils.tqdm, unit=" files", desc="Distilling", disable=not sys.stderr.isatty())
-    rows = distill(
-        files,
-        format=format,
-        history=history,
-        internal=internal,
-        families=families,
-        redactor=Redactor(pii=pii, hosts=redact_hosts, deny=deny) if redact else None,
-        judge=judge,
-        keep_failed_calls=keep_failed_calls,
-        report=report,
-        name_of=_shown,
-        progress=progress,
-    )
+    if (output is None) != preview:
+        raise click.UsageError("give --output, or --preview instead")
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    options = Options.load(config, **given)
+    if output is not None:
+        check_output(output.absolute())
+    files = _files((str(DEMO),) if demo else source, options.format, options.file_pattern, options.recursive)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    if output is None:
+        _preview(files, options)
+        return
+    funnel = distill_files(files, output, options, name_of=_shown, command=_command_line())
+    _summary(funnel, options, output)
 
-    def check(shards: Sequence[Path]) -> None:
-        """Rules that still find something in what was written stop the run."""
-        found = next(audit_files(shards, pii=pii, hosts=redact_hosts, deny=deny), None) if redact else None
-        if found is not None:
-            where = f"row {found.row}, column {found.column}: {found.kind} {found.masked}"
-            raise AgentRolloutsError(f"redaction left something behind, and nothing was written: {where}")
 
-    command = shlex.join(["agent-rollouts", *sys.argv[1:]])
-    place = Path(os.path.abspath(output)).name  # `.` has a name too
-    write_dataset(rows, output, SFT_FEATURES, report, version=__version__, command=command, place=place, check=check)
-    _summary(report, output)
+_SECRET_FLAGS = ("--deny", "--canary")
+
+
+def _command_line() -> str:
+    """The command as it was given, but for what nobody is to read."""
+    words = ["agent-rollouts", *sys.argv[1:]]
+    for place, word in enumerate(words):
+        flag, equals, _ = word.partition("=")
+        if flag in _SECRET_FLAGS and equals:
+            words[place] = f"{flag}=..."
+        elif place and words[place - 1] in _SECRET_FLAGS:
+            words[place] = "..."
+    return shlex.join(words)
+
+
+def _preview(files: Sequence[str], options: Options) -> None:
+    if options.limit is None:
+        options = dataclasses.replace(options, limit=_PREVIEWED)
+    with tempfile.TemporaryDirectory() as folder:
+        funnel = distill_files(files, Path(folder) / "preview", options, name_of=_shown)
+        for shape in options.shape:
+            shards = sorted((Path(folder) / "preview" / shape).glob("*.parquet"))
+            click.echo(f"{shape}:" if shards else f"{shape}: no record of the first {options.limit} rollouts")
+            if shards:
+                record = next(pq.ParquetFile(shards[0]).iter_batches(batch_size=1)).to_pylist()[0]
+                told = {name: _told(value) for name, value in record.items()}
+                click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
+    _bad_files(list(funnel.bad_files.values()))
+
+
+def _told(value: object) -> object:
+    """A stored value for the eye: JSON text as what it says."""
+    if isinstance(value, list):
+        return [_told(one) for one in value]
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        with contextlib.suppress(ValueError):
+            return orjson.loads(value)
+    return value
 
 
 @main.command("inspect")
@@ -302,6 +328,61 @@ def _families(
     _bad_files(bad)
 
 
+@main.command("redact")
+@_sources
+@_format
+@click.option("--report", "is_report", is_flag=True, help="Name each place, with the value masked.")
+@click.option("--pii/--no-pii", default=True, help="Names in paths, e-mail and IP addresses, too.  [default: pii]")
+@click.option("--redact-hosts", is_flag=True, help="Names of machines in private domains, too.")
+@click.option("--deny", multiple=True, metavar="WORD", help="A word of your own; may be given again.")
+@_pattern
+@_flat
+def _redact(
+    source: Sequence[str],
+    format: str,
+    is_report: bool,
+    pii: bool,
+    redact_hosts: bool,
+    deny: tuple[str, ...],
+    file_pattern: str | None,
+    recursive: bool,
+) -> None:
+    """Show what redaction would replace in sessions: kinds and counts, and no value in the clear.
+
+    Nothing is written; `distill` redacts by itself.
+    """
+    files = _files(source, format, file_pattern, recursive)
+    bad: list[str] = []
+    read = reader(files, format)
+    counts: Counter[str] = Counter()
+    rows = 0
+    for path in files:
+        for rollout in each(path, read, _noting(bad), **file_rules(format, file_pattern)):
+            rows += 1
+            for place in report([row(rollout)], pii=pii, hosts=redact_hosts, deny=deny):
+                counts[place.kind] += 1
+                if is_report:
+                    click.echo(f"{place.file}: {rollout.trace_id}, {place.column}: {place.kind} {place.masked}")
+    _counts(f"{rows:,} rollouts", counts)
+    if not counts:
+        click.echo(f"{rows:,} rollouts: nothing found")
+    _bad_files(bad)
+
+
+@main.command("fingerprint")
+@click.argument("benchmark_path", metavar="PATH", type=click.Path(exists=True))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File for the fingerprints.")
+@click.option("--benchmark", help="Its name in reports, instead of the path's last part.")
+def _fingerprint(benchmark_path: str, output: Path, benchmark: str | None) -> None:
+    """Make a file of fingerprints from a local copy of a benchmark, for `distill --decontaminate`.
+
+    PATH holds Parquet, Arrow or JSON Lines files with columns as SWE-bench has them, or task folders. No text of
+    the benchmark is in the file.
+    """
+    counts = write_fingerprints(benchmark_path, output, benchmark=benchmark)
+    _counts(str(output), counts)
+
+
 @main.command("formats")
 def _formats() -> None:
     """List the formats, where their files lie by default, and whether that is so here."""
@@ -334,25 +415,35 @@ def _shown(path: str) -> str:
     return path.replace(str(DEMO), "demo")
 
 
-def _summary(report: Report, output: Path) -> None:
+def _summary(funnel: Funnel, options: Options, output: Path) -> None:
+    click.echo(funnel.text())
+    files = funnel.counts.get("files", Counter())
+    click.echo(f"{funnel.files:,} files: " + ", ".join(f"{count:,} {what}" for what, count in files.most_common()))
+    rows = funnel.counts.get("rows", Counter())
+    about, how = ("", "") if options.tokenizer else ("about ", " (UTF-8 bytes / 4)")
     click.echo(
-        f"{report.files:,} files, {report.rollouts:,} rollouts -> {report.rows:,} rows: {report.messages:,} messages, "
-        f"{report.tool_calls:,} tool calls, about {report.tokens:,} tokens (UTF-8 bytes / 4)"
+        f"{rows['rows']:,} rows of {rows['rollouts']:,} rollouts: {rows['messages']:,} messages, "
+        f"{rows['tool calls']:,} tool calls, {about}{rows['tokens']:,} tokens{how}; "
+        f"{rows['answers to train on']:,} answers to train on"
     )
-    _counts("rollouts left out", report.removed)
-    _counts("parts of files not used", report.skipped)
-    if report.untrained:
-        click.echo(
-            f"{report.untrained:,} assistant messages have weight 0; TRL trains on them all the same (see the card)"
-        )
-    if report.media:
-        click.echo(f"{report.media:,} images and documents are not in these rows, which are text")
-    _bad_files(list(report.bad_files.values()))
-    if report.redacted:
-        _counts("replaced by placeholders", report.redactions)
+    _counts("answers with weight 0", funnel.counts.get("weights", Counter()))
+    _counts("parts of files not used", funnel.counts.get("skipped", Counter()))
+    if rows["media"]:
+        click.echo(f"{rows['media']:,} images and documents are not in these rows, which are text")
+    _bad_files(list(funnel.bad_files.values()))
+    if options.redact:
+        _counts("replaced by placeholders", funnel.counts.get("redactions", Counter()))
     else:
         click.echo(f"NOT REDACTED: whatever paths, names and keys the sessions hold is in {output}")
-    _counts("outcomes", report.outcomes)
+    _counts("outcomes", funnel.counts.get("outcomes", Counter()))
+    if told := funnel.recipe:
+        cost = "at a cost that is not known" if told["cost_usd"] is None else f"for ${told['cost_usd']:.4f}"
+        click.echo(f"recipe {told['recipe']}: {told['asked']:,} asked, {told['cached']:,} known before, {cost}")
+        _counts("without an answer", Counter(told["failed"]))
+    for shape in options.shape:
+        _counts(f"records of {shape}", funnel.counts.get(f"records: {shape}", Counter()))
+    for notice in funnel.notices[:10]:
+        click.echo(f"note: {notice}", err=True)
     click.echo(f'written: {output}; load it with load_dataset("{output}")')
 
 

@@ -3,7 +3,10 @@
 AgentRolloutsError (ValueError)
 ├── SourceError     nothing to read where the user pointed
 ├── FormatError     an unknown format, a file no decoder claims, or one that two claim
-└── BadFileError    a file that could not be read, with `on_bad_files="error"`
+├── BadFileError    a file that could not be read, with `on_bad_files="error"`
+├── EndpointError   a language model that cannot be asked: its key, address or name, or its server is down
+├── AnswerError     a request to a language model that has no answer; others may have
+└── HaltedError     a request that was not made: the run was stopped, or its limit of cost is reached
 """
 
 from __future__ import annotations
@@ -23,3 +26,19 @@ class FormatError(AgentRolloutsError):
 
 class BadFileError(AgentRolloutsError):
     """A file that could not be read; raised only with `on_bad_files="error"`."""
+
+
+class EndpointError(AgentRolloutsError):
+    """A language model that cannot be asked; the message names its address and what that says."""
+
+
+class AnswerError(AgentRolloutsError):
+    """A request that has no answer; `status` is that of HTTP where it is the server that refuses it."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class HaltedError(AgentRolloutsError):
+    """A request that was not made: the run was stopped, or its limit of cost is reached."""

@@ -615,11 +615,12 @@ def _writable(message: dict[str, JSON], skipped: Counter[str]) -> dict[str, JSON
 
 def is_earlier(a: str | float, b: str | float) -> bool:
     """Whether one instant lies before another; what is no instant lies nowhere."""
-    left, right = _instant(a), _instant(b)
+    left, right = instant(a), instant(b)
     return left is not None and (right is None or left < right)
 
 
-def _instant(value: str | float) -> float | None:
+def instant(value: str | float) -> float | None:
+    """Seconds since 1970, of ISO 8601 (UTC where it names no zone) or of a number; None of text that is no instant."""
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
@@ -634,7 +635,7 @@ def instant_text(value: str | float) -> str:
     """An instant as ISO 8601: numbers are seconds (or milliseconds) since 1970, and become UTC with Z."""
     if isinstance(value, str):
         return value
-    seconds = _instant(value) or 0.0
+    seconds = instant(value) or 0.0
     try:
         moment = datetime.fromtimestamp(seconds, timezone.utc)
     except (ValueError, OverflowError, OSError):

@@ -22,7 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from agent_rollouts.distill.redact import find, redact_text
+from agent_rollouts.distill.redact import Redactor, find, redact_text
+from benchmarks import redaction_sets
 
 BASE62 = string.ascii_letters + string.digits
 HEX = "0123456789abcdef"
@@ -218,7 +219,7 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
         "ssh root@{}",
     )
     add("ipv6", f"2a01:4f8:{of(HEX[1:], 4)}:{of(HEX[1:], 4)}::1", "from {} port 22")
-    return made
+    return made | {f"{kind}, 2": case for kind, case in redaction_sets.secrets(rng).items()}
 
 
 def look_alikes(rng: random.Random) -> dict[str, str]:
@@ -230,7 +231,7 @@ def look_alikes(rng: random.Random) -> dict[str, str]:
     uuid = "-".join(of(HEX, n) for n in (8, 4, 4, 4, 12))
     sha, sha256 = of(HEX, 40), of(HEX, 64)
     b64 = base64.b64encode(rng.randbytes(64)).decode()
-    return {
+    made = {
         "ts type": "interface Auth { accessToken: string; refreshToken?: string | null }",
         "process.env": "const key = process.env.API_KEY ?? process.env.OPENAI_API_KEY;",
         "call": "const apiKey = await getTokenKey();",
@@ -296,6 +297,7 @@ def look_alikes(rng: random.Random) -> dict[str, str]:
         "pydantic": "password: SecretStr = Field(..., min_length=8)\ntoken: Annotated[str, Depends(oauth2_scheme)]",
         "usage": "usage: tool [--token TOKEN] [--password PASSWORD] [-u USER:PASS]",
     }  # fmt: skip
+    return made | {f"{kind}, 2": text for kind, text in redaction_sets.look_alikes(rng).items()}
 
 
 def escaped(text: str) -> str:
@@ -328,7 +330,7 @@ def code(size: int) -> list[str]:
         "        return self._client.post(url, json=payload, headers={'Content-Type': 'application/json'})",
         "diff --git a/src/app/main.py b/src/app/main.py\nindex 83db48f..bf2a1c3 100644\n@@ -10,6 +10,7 @@",
         "The parser reads each line once, keeps the offsets, and hands over what it found to the assembler.",
-    ] * 60  # fmt: skip; one line in nine is a look-alike, more than in real sessions
+    ] * 300  # fmt: skip; one line in nine is a look-alike, more than in real sessions
     texts, total = [], 0
     while total < size:
         text = "\n".join(rng.choices(lines, k=rng.choice((2, 10, 60))))
@@ -372,6 +374,39 @@ def speed(name: str, texts: list[str]) -> None:
     )
 
 
+def rows(texts: list[str]) -> list[dict[str, object]]:
+    """Rows of 60 messages, half of them calls of tools, from texts of 50 to 2000 characters."""
+    pieces = [text[at : at + 50 + at % 1950] for text in texts for at in range(0, len(text), 2000)]
+    found = []
+    for first in range(0, len(pieces) - 60, 60):
+        messages: list[dict[str, object]] = []
+        for number, piece in enumerate(pieces[first : first + 60]):
+            if number % 2:
+                messages.append({"role": "tool", "tool_call_id": f"call_{number}", "name": "Bash", "content": piece})
+                continue
+            call = {"name": "Bash", "arguments": {"command": piece[:80], "timeout": 5}}
+            calls = [{"id": f"call_{number + 1}", "type": "function", "function": call}]
+            messages.append({"role": "assistant", "content": piece, "tool_calls": calls})
+        found.append({"cwd": "/home/marta17/app", "messages": messages})
+    return found
+
+
+def speed_of_rows(texts: list[str]) -> None:
+    made = rows(texts)
+    size = sum(len(json.dumps(row["messages"])) for row in made)
+    redactor = Redactor()
+    redactor.row(made[0])
+    began = time.process_time()
+    counts: Counter[str] = Counter()
+    for row in made:
+        counts.update(redactor.row(row)["redactions"])
+    spent = time.process_time() - began
+    print(
+        f"{'rows':16} {size / 1e6:8.1f} MB {len(made):9,} rows  {size / 1e6 / spent:8.1f} MB/s, "
+        f"{sum(counts.values()):,} replaced"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
@@ -409,7 +444,9 @@ def main() -> None:
             print(f"  missed {form:8} {kind:24} {count}")
         for kind, count in touched.items():
             print(f"  touched {kind:24} {count}: {shown[kind][:160]}")
-    speed("code and logs", code(20_000_000))
+    texts = code(20_000_000)
+    speed("code and logs", texts)
+    speed_of_rows(texts)
     if options.text:
         texts = strings(options.text)
         speed("sessions", texts)

@@ -12,6 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples on every run, so that it depends on the change alone whether the suite passes; and a machine that
+# is busy is no fault. HYPOTHESIS_PROFILE=random looks for others.
+_CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", _CALM, derandomize=True)
+settings.register_profile("random", _CALM)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 FIXTURES = Path(__file__).parent / "fixtures"
 pytest_plugins = ["tests.hub_fixtures"]

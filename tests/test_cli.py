@@ -7,19 +7,22 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 import agent_rollouts
 from agent_rollouts import __version__
 from agent_rollouts.cli import DEMO, main
 from agent_rollouts.configs import formats
-from agent_rollouts.distill import write
+from agent_rollouts.distill import card
 from tests.sessions import claude, claude_agent, claude_records, codex, lines, put
+from tests.test_decontaminate import instance
 
 COMMANDS = list(main.commands.items())
 
@@ -34,7 +37,9 @@ def run(*words: str | os.PathLike[str]) -> Result:
 def test_help_lists_all_commands() -> None:
     text = run("--help").stdout
     listed = dict(re.findall(r"^  ([a-z]+)  +(\S.*)$", text.partition("Commands:")[2], re.M))
-    assert list(listed) == sorted(main.commands) == ["audit", "distill", "families", "formats", "inspect"]
+    assert list(listed) == sorted(main.commands) == [
+        "audit", "distill", "families", "fingerprint", "formats", "inspect", "redact",
+    ]  # fmt: skip
     assert all(summary.endswith((".", "...")) for summary in listed.values())
 
 
@@ -54,13 +59,13 @@ def test_help_mentions_only_what_exists() -> None:
     known |= {"--help", "--version"}
     texts = [run(*words, "--help").stdout for words in ([], *([name] for name in main.commands))]
     package = Path(agent_rollouts.__file__).parent
-    texts += [
-        path.read_text(encoding="utf-8")
-        for path in (package / "cli.py", *(package / "distill" / name for name in ("__init__.py", "write.py")))
-    ]
-    texts.append(write._CARD.read_text(encoding="utf-8"))
+    # Other modules read other programs' commands.
+    telling = ("__init__", "options", "filters", "splits", "funnel", "pipeline", "write", "card", "shapes/shape")
+    for path in (package / "cli.py", *(package / "distill" / f"{name}.py" for name in telling)):
+        texts.append(path.read_text(encoding="utf-8"))
+    texts.append(card._CARD.read_text(encoding="utf-8"))
     for text in texts:
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w-])", text)) <= known
         assert set(re.findall(r"`agent-rollouts ([a-z]+)", text)) <= set(main.commands)
 
 
@@ -94,7 +99,7 @@ def test_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == sum(len(config.roots) + 2 for config in formats().values())
 
 
-@pytest.mark.parametrize("command", ["inspect", "audit", "distill"])
+@pytest.mark.parametrize("command", ["inspect", "audit", "distill", "redact"])
 def test_default_folders(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     put(tmp_path / ".claude/projects/garden/s1.jsonl", claude("s1"))
@@ -105,11 +110,21 @@ def test_default_folders(command: str, tmp_path: Path, monkeypatch: pytest.Monke
     output = ["--output", "dataset"] if command == "distill" else []
     result = run(command, *output)
     assert result.exit_code == 0, result.output
-    shown = {"inspect": "claude_code: 1 rollouts", "audit": "2 files, 2 rollouts", "distill": "2 files, 2 rollouts"}
-    assert result.stdout.startswith(shown[command])
+    shown = {
+        "inspect": "claude_code: 1 rollouts",
+        "audit": "2 files, 2 rollouts",
+        "distill": "2 files: 2 with rollouts\n2 rows of 2 rollouts",
+        "redact": "2 rollouts: nothing found",
+    }
+    assert shown[command] in result.stdout
     result = run(command, "--format", "codex", *output)
-    shown = {"inspect": "codex: 1 rollouts", "audit": "1 files, 1 rollouts", "distill": "1 files, 1 rollouts"}
-    assert result.stdout.startswith(shown[command])
+    shown = {
+        "inspect": "codex: 1 rollouts",
+        "audit": "1 files, 1 rollouts",
+        "distill": "1 files: 1 with rollouts\n1 rows of 1 rollouts",
+        "redact": "1 rollouts: nothing found",
+    }
+    assert shown[command] in result.stdout
 
 
 # -- inspect ----------------------------------------------------------------------------------------
@@ -196,10 +211,125 @@ def test_folders_and_patterns(tmp_path: Path) -> None:
     assert rollouts(f"{tmp_path}/*/*") == 2
 
 
+# -- redact -----------------------------------------------------------------------------------------
+
+# Put together here, so that scanners stay quiet.
+TOKEN = "ghp_" + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7cF0hL3nR6"
+EMAIL = "rosalinda@" + "greenhouse.com"
+
+
+def test_redact_shows_kinds_and_places_and_no_value(tmp_path: Path) -> None:
+    path = put(tmp_path / "s.jsonl", claude(prompt=f"Use {TOKEN} for Project Plum", answer=f"Ask {EMAIL}."))
+    put(tmp_path / "torn.jsonl", b"tulips\n")
+    before = path.read_bytes()
+    result = run("redact", tmp_path)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == ["1 rollouts: EMAIL 2, GITHUB_TOKEN 1"]
+    assert result.stderr.startswith(f"left out: {tmp_path / 'torn.jsonl'} is not of ")
+    places = run("redact", tmp_path, "--report", "--deny", "project plum", "--no-pii").stdout
+    assert places.splitlines() == [
+        f"{path}: s1, messages: GITHUB_TOKEN gh…R6 (40)",
+        f"{path}: s1, messages: DENIED … (12)",
+        "1 rollouts: GITHUB_TOKEN 1, DENIED 1",
+    ]
+    assert run("redact", tmp_path, "--no-pii", "--file-pattern", "none*").exit_code == 1
+    for text in (result.output, places):
+        assert TOKEN not in text
+        assert EMAIL not in text
+        assert "plum" not in text.lower()
+    assert path.read_bytes() == before
+    assert run("redact", put(tmp_path / "clean" / "c.jsonl", codex())).stdout == "1 rollouts: nothing found\n"
+
+
+# -- fingerprint ------------------------------------------------------------------------------------
+
+
+def test_fingerprint(tmp_path: Path) -> None:
+    put(tmp_path / "bench" / "a.jsonl", lines(instance(), instance(2, problem_statement="Boil.", test_patch=None)))
+    result = run("fingerprint", tmp_path / "bench", "-o", tmp_path / "prints.jsonl", "--benchmark", "kettles")
+    assert result.exit_code == 0
+    assert result.stdout == f"{tmp_path / 'prints.jsonl'}: instances 2, no statement 1, no tests 1\n"
+    header, *records = map(json.loads, (tmp_path / "prints.jsonl").read_text(encoding="utf-8").splitlines())
+    assert header["benchmark"] == "kettles"
+    assert [record["instance"] for record in records] == ["tea__kettle-1", "tea__kettle-2"]
+    (tmp_path / "empty").mkdir()
+    result = run("fingerprint", tmp_path / "empty", "-o", tmp_path / "none.jsonl")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert result.stderr.startswith(f"Error: no instance in {tmp_path / 'empty'}; wanted ")
+    assert not (tmp_path / "none.jsonl").exists()
+    result = run("distill", "--demo", "--decontaminate", tmp_path / "bench" / "a.jsonl", "--output", tmp_path / "d")
+    assert result.stderr.startswith(f"Error: {tmp_path / 'bench' / 'a.jsonl'} holds no fingerprints")
+
+
+# -- distill: preview and configuration -------------------------------------------------------------
+
+
+def test_preview_prints_a_record_of_each_shape_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result = run("distill", "--demo", "--preview", "--shape", "messages", "--shape", "preference", "--shape", "openai")
+    assert result.exit_code == 0
+    assert list(tmp_path.iterdir()) == []
+    messages, _, rest = result.stdout.removeprefix("messages:\n").partition("\npreference: ")
+    record = json.loads(messages)
+    assert record["messages"][0]["role"] == "user"
+    assert record["source_path"].startswith("demo/claude_code/")
+    nothing, _, openai = rest.partition("\nopenai:\n")
+    assert nothing == "no record of the first 20 rollouts"
+    assert json.loads(openai)["messages"][0] == {"role": "user", "content": record["messages"][0]["content"]}
+    none = run("distill", "--demo", "--preview", "--agent-model", "none*")
+    assert (none.exit_code, none.stdout) == (1, "")
+    assert none.stderr.startswith("Error: no row to write: 3 file(s), 3 rollout(s); model not asked for: 3")
+
+
+def test_a_file_of_options_and_flags_that_come_first(tmp_path: Path) -> None:
+    config = put(tmp_path / "distill.yaml", b"max_tokens: 300\nshape: [openai]\nsplits: {train: 0.5, test: 0.5}\n")
+    words = ["distill", "--demo", "--config", config, "--output"]
+    assert run(*words, tmp_path / "a").exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_dir()) == [".agent_rollouts", "openai"]
+    assert run(*words, tmp_path / "b", "--shape", "messages", "--no-redact").exit_code == 0
+    written = yaml.safe_load((tmp_path / "b" / "options.yaml").read_text(encoding="utf-8"))
+    assert (written["shape"], written["max_tokens"], written["redact"]) == (["messages"], 300, False)
+    # What was written beside the data makes the same data again.
+    again = run("distill", "--demo", "--config", tmp_path / "a" / "options.yaml", "--output", tmp_path / "c")
+    assert again.exit_code == 0
+    assert (tmp_path / "a" / "options.yaml").read_bytes() == (tmp_path / "c" / "options.yaml").read_bytes()
+    for name in ("openai/train.jsonl", "openai/test.jsonl", "funnel.json", "splits.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
+
+
+def test_a_file_of_options_that_is_none(tmp_path: Path) -> None:
+    config = put(tmp_path / "distill.yaml", b"max_token: 300\n")
+    result = run("distill", "--demo", "--config", config, "--output", tmp_path / "d")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert result.stderr.startswith(f"Error: {config}: unknown option max_token; known: format, history, ")
+    assert run("distill", "--demo", "--config", tmp_path / "none", "--output", tmp_path / "d").exit_code == 2
+    assert not (tmp_path / "d").exists()
+
+
+def test_what_was_denied_is_in_nothing_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "s.jsonl", claude(prompt="Which tulips for Project Plum?"))
+    canary = "-".join(("a0b1c2d3", "0000", "4111", "8222", "333344445555"))
+    words = ["distill", tmp_path / "s.jsonl", "--deny", "Project Plum", "--deny=tulips", f"--canary={canary}"]
+    words += ["--output", tmp_path / "d"]
+    monkeypatch.setattr("sys.argv", ["agent-rollouts", *map(str, words)])
+    assert run(*words).exit_code == 0
+    card = (tmp_path / "d" / "README.md").read_text(encoding="utf-8")
+    assert "--deny ... --deny=... --canary=... --output" in card
+    for path in (tmp_path / "d").rglob("*.*"):
+        if path.suffix in (".md", ".json", ".yaml"):
+            text = path.read_text(encoding="utf-8").lower()
+            assert "plum" not in text
+            assert "tulips" not in text
+            assert canary not in text or path.name == "options.yaml"
+
+
 # -- failures ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["inspect", "audit", "distill"])
+@pytest.mark.parametrize("command", ["inspect", "audit", "distill", "redact"])
 def test_errors_are_one_line(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -229,13 +359,19 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
 
 
 def test_wrong_use(tmp_path: Path) -> None:
-    assert "Missing option '--output'" in run("distill", "--demo").stderr
+    assert "give --output, or --preview instead" in run("distill", "--demo").stderr
+    both = run("distill", "--demo", "--preview", "--output", tmp_path / "dataset")
+    assert (both.exit_code, "give --output, or --preview instead" in both.stderr) == (2, True)
     assert "leave SOURCE out" in run("distill", tmp_path, "--demo", "--output", tmp_path / "dataset").stderr
-    assert "'old' is not one of 'full', 'segments', 'context'" in run("distill", "--history", "old").stderr
+    assert "'old' is not one of 'full', 'segments', 'context'" in run("families", "--history", "old").stderr
+    result = run("distill", "--demo", "--history", "old", "--output", tmp_path / "dataset")
+    assert result.stderr == "Error: unknown history 'old'; known: full, segments, context\n"
+    assert "'many' is not a valid integer" in run("distill", "--limit", "many").stderr
+    assert list(tmp_path.iterdir()) == []
     assert run("distil").exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["inspect", "audit", "distill"])
+@pytest.mark.parametrize("command", ["inspect", "audit", "distill", "redact"])
 def test_broken_files_are_named(command: str, tmp_path: Path) -> None:
     """On stderr, and the others are read all the same."""
     put(tmp_path / "a.jsonl", codex("a"))

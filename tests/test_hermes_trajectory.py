@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_rollouts.audit import audit
-from agent_rollouts.distill.shapes import system
+from agent_rollouts.distill.shapes.hermes import system
 from agent_rollouts.features import check_message, row
 from agent_rollouts.formats import detect, hermes_trajectory, read
 from agent_rollouts.rollout import Rollout, assemble
 from agent_rollouts.source import Head, Source, find
 from tests.conftest import FIXTURES
 from tests.strategies import VALUES, damaged, lines
-from tests.test_shapes import TURNS, batch_row, cli_row, turns_of
+from tests.test_shapes_hermes import TURNS, batch_row, cli_row, turns_of
 
 CASES = FIXTURES / "hermes_trajectory"
 BASIC = (CASES / "basic" / "input.jsonl").read_bytes()

@@ -23,6 +23,7 @@ DERIVED = {"message_count", "tool_call_count", "final_assistant_message", "skipp
 
 # Errors of other kinds, and who takes them.
 INTERNAL = {
+    ("__init__", "AttributeError"): "what Python expects of a module without such a name",
     ("cli", "ClickException"): "click shows it",
     ("cli", "UsageError"): "click shows it",
     ("features", "ValueError"): "check_message is held against what we write ourselves",
@@ -41,6 +42,7 @@ def test_public_names() -> None:
         "FormatError",
         "SourceError",
         "__version__",
+        "distill",
         "load_rollouts",
         "to_chat",
     ]

@@ -9,6 +9,8 @@ from click.testing import CliRunner
 
 from agent_rollouts.cli import main
 from agent_rollouts.configs import formats
+from agent_rollouts.distill.evidence import rules_table, runners_table
+from agent_rollouts.distill.shapes import SHAPES
 from agent_rollouts.features import COLUMNS, FEATURES, MESSAGE_KEYS, ORIGINS, PROMPT_ORIGINS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -52,6 +54,9 @@ def blocks() -> dict[str, str]:
             ("origin", "", "a prompt"),
             [(f"`{name}`", text, "yes" if name in PROMPT_ORIGINS else "") for name, text in ORIGINS.items()],
         ),
+        "evidence": rules_table(),
+        "runners": runners_table(),
+        "shapes": table(("shape", ""), [(f"`{name}`", shape.about) for name, shape in SHAPES.items()]),
         "help": "```text\n" + "\n\n\n".join(help_texts) + "\n```",
     }
 

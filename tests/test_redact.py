@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 import random
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +21,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_rollouts.distill import redact
-from agent_rollouts.distill.redact import Redactor, audit_files, audit_rows, find, redact_text, report
+from agent_rollouts.distill.redact import (
+    Numbers,
+    Place,
+    Redactor,
+    audit_files,
+    audit_rows,
+    final_numbers,
+    find,
+    redact_text,
+    report,
+)
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.features import FEATURES
 from benchmarks.redaction import FORMS, covered, escaped, look_alikes, secrets
@@ -228,6 +240,52 @@ def test_placeholders_agree_in_all_rows_and_runs(tmp_path: Path) -> None:
         Redactor.load(state)
 
 
+MARKED = st.one_of(
+    PIECES,
+    st.sampled_from(["\ufdd0", "\ufdd07\ufdd0", "/home/marta17/x", "-home-marta17-x", "/home/jo", "a.b17@gmail.com"]),
+    st.sampled_from(
+        [f" {TOKEN} ", f" {TOKEN[:-1]}8 ", f"password={PASSWORD}\n", f'api_key="{PASSWORD}"', "A.B17@gmail.com"]
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(st.lists(MARKED, max_size=4).map("".join), max_size=3), max_size=4), st.booleans())
+def test_parts_get_the_numbers_of_the_whole(parts: list[list[str]], later: bool) -> None:
+    rows = [[row(final_assistant_message=text, git_branch=text[:20]) for text in part] for part in parts]
+    state = Numbers().state
+    if later:
+        earlier = Redactor(state=state)
+        earlier.row(row(cwd="/home/jo", final_assistant_message=TOKEN))
+        state = earlier.state
+    whole = Redactor(state=state)
+    expected = [whole.row(row) for part in rows for row in part]
+    numbers = Numbers(state)
+    found = []
+    for part in rows:
+        redactor = Redactor(part=numbers.salt)
+        texts = [orjson.dumps(redactor.row(row)) for row in part]
+        final = numbers.add(pickle.loads(pickle.dumps(redactor.found)))
+        found += [final_numbers(text, final) for text in texts]
+        assert [final_numbers(text.decode(), final).encode() for text in texts] == found[len(found) - len(texts) :]
+    assert found == [orjson.dumps(row) for row in expected]
+    assert numbers.state == whole.state
+
+
+def test_a_part_tells_no_value(tmp_path: Path) -> None:
+    numbers = Numbers()
+    redactor = Redactor(part=numbers.salt)
+    found = redactor.row(full_row())
+    final = numbers.add(redactor.found)
+    numbers.save(tmp_path / "numbers")
+    text = repr((redactor.found, final, found)) + (tmp_path / "numbers").read_text()
+    for secret in (TOKEN, PASSWORD, "marta17", "hunter42"):
+        assert secret not in text
+        assert secret.encode().hex() not in text
+    assert Numbers.load(tmp_path / "numbers").state == numbers.state
+    assert final_numbers("nothing here", final) == "nothing here"
+
+
 def test_audit_of_files(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     messages = [
@@ -242,15 +300,23 @@ def test_audit_of_files(tmp_path: Path) -> None:
         (1, "cwd", "USER"),
     ]
     assert all(TOKEN not in place.masked for place in places)
+    lines = tmp_path / "a.jsonl"
+    lines.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in table.to_pylist()))
+    assert [place._replace(file="") for place in audit_files([lines])] == [place._replace(file="") for place in places]
     clean = [Redactor().row(row) for row in table.to_pylist()]
     pq.write_table(pa.Table.from_pylist([{**r, "redactions": json.dumps(r["redactions"])} for r in clean]), path)
     assert list(audit_files([path])) == []
 
 
 def test_report_masks() -> None:
-    places = list(report([row(source_path="a.jsonl", final_assistant_message=f"key {TOKEN}")]))
-    assert [(place.file, place.row, place.kind) for place in places] == [("a.jsonl", 0, "GITHUB_TOKEN")]
-    assert places[0].masked == "gh…R6 (40)"
+    messages = [{"role": "user", "content": "hi"}, {"role": "user", "content": f"key {TOKEN}"}]
+    given_row = row(source_path="a.jsonl", trace_id="t1", final_assistant_message=f"key {TOKEN}", messages=messages)
+    places = list(report([given_row]))
+    assert places == [
+        Place("a.jsonl", 0, "messages", "GITHUB_TOKEN", "gh…R6 (40)", 1, "t1"),
+        Place("a.jsonl", 0, "final_assistant_message", "GITHUB_TOKEN", "gh…R6 (40)", None, "t1"),
+    ]
+    assert list(report([row(prompt=[{"role": "tool", "tool_call_id": TOKEN, "content": "x"}])])) == []
 
 
 def test_policy_names_rules_and_options() -> None:

@@ -161,7 +161,9 @@ def test_a_row_that_fits_stays() -> None:
                 "token_count_is_estimate": True,
             }
         ],
-        Counter(),
+        [[0, 1, 2, 3]],
+        [frozenset(range(4))],
+        {},
         Counter(),
     )
 

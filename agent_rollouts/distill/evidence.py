@@ -196,6 +196,40 @@ def recoveries(found: Sequence[Call], prompts: Sequence[int] = ()) -> list[dict[
     return spans
 
 
+def moved(row: Row, places: Mapping[int, int]) -> dict[str, Any]:
+    """`outcome_evidence` and `error_recoveries` when the row's messages have moved, null where one is gone.
+
+    Args:
+        places: the new index of each message that is left, by its old one.
+    """
+    return {
+        "outcome_evidence": [
+            {**item, "message_index": places.get(item["message_index"])} for item in row.get("outcome_evidence") or ()
+        ],
+        "error_recoveries": [
+            {end: places.get(index) for end, index in span.items()} for span in row.get("error_recoveries") or ()
+        ],
+    }
+
+
+def corrections(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Places of the prompts that call the answer before them wrong, by the rule of `user_corrected`."""
+    return [index for index in prompts(messages) if _is_correction(_judgement(messages, index))]
+
+
+def _judgement(messages: Sequence[Mapping[str, Any]], index: int) -> str:
+    """What a prompt says of the answer before it; nothing where that was a question, or there was none."""
+    before = (m["content"].rstrip() for m in reversed(messages[:index]) if m["role"] == "assistant")
+    answer = next((text for text in before if text), "?")
+    if answer.endswith("?"):
+        return ""
+    return runners.plain(messages[index]["content"]).strip().replace("\u2019", "'")
+
+
+def _is_correction(text: str) -> bool:
+    return len(text) <= 1000 and _CORRECTS.match(text) is not None
+
+
 def is_api_error(message: Mapping[str, Any]) -> bool:
     """Whether an assistant message is an error of the model's service, as the source says or in Claude Code's words."""
     return message.get("weight_reason") == "api_error" or _API_ERROR.match(_notice(message)) is not None
@@ -287,15 +321,11 @@ class _Reading:
         if not self.prompts:
             return []
         index = self.prompts[-1]
-        text = runners.plain(self.messages[index]["content"]).strip().replace("\u2019", "'")
-        before = [m for m in self.messages[:index] if m["role"] == "assistant" and m["content"].strip()]
-        # An answer to the agent's question is no judgement of its work.
-        if not before or before[-1]["content"].rstrip().endswith("?"):
-            return []
+        text = _judgement(self.messages, index)
         if len(text) <= 80 and _ACCEPTS.fullmatch(text):
             is_last = not any(call.message > index for call in self.calls)
             return [_item("user_accepted", index, text)] if is_last else []
-        return [_item("user_corrected", index, "")] if len(text) <= 1000 and _CORRECTS.match(text) else []
+        return [_item("user_corrected", index, "")] if _is_correction(text) else []
 
     def runs(self) -> list[dict[str, Any]]:
         """The last state of each run, and whether code was edited behind the last green one."""

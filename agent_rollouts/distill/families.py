@@ -20,12 +20,13 @@ else to the first by trace_id.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import posixpath
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -178,6 +179,21 @@ class Families:
             kinds=kinds,
         )
 
+    def keyed(self, key: bytes) -> Families:
+        """The same under hashes that say nothing to who has not the key: those of texts could be guessed.
+
+        Args:
+            key: of 64 bytes at most. What is put together must have the same.
+        """
+        found = Families()
+        found.files = dict(self.files)
+        for name, row in self.rows.items():
+            turns = _keyed(row.turns, key)
+            found.rows[name] = replace(
+                row, turns=turns, chain=turns if row.chain is row.turns else _keyed(row.chain, key)
+            )
+        return found
+
     def forget(self, source_path: str) -> None:
         """Take the rows of a file (of an archive all members) out, which has changed or must not count any more."""
         if source_path in self.files:
@@ -186,10 +202,15 @@ class Families:
             }
         self.files.pop(source_path, None)
 
-    def settle(self) -> dict[Key, Verdict]:
-        """Who owns what: a verdict for every row, the same in whatever order they were added."""
+    def settle(self, fixed: Mapping[Key, str] | None = None) -> dict[Key, Verdict]:
+        """Who owns what: a verdict for every row, the same in whatever order they were added.
+
+        Args:
+            fixed: rows that are published with the turns they own, and the family_id that they have there: they own
+                before all others, and their family keeps its name.
+        """
         rows = [self.rows[name] for name in sorted(self.rows)]
-        return _Settlement(rows).verdicts() if rows else {}
+        return _Settlement(rows, fixed or {}).verdicts() if rows else {}
 
     def save(self, path: str | Path) -> None:
         """Write what is known to one Parquet file, to be extended later."""
@@ -296,6 +317,19 @@ def _by_family(verdicts: Mapping[Key, Verdict]) -> list[list[Key]]:
 _SAVED = ("root", "parent", "is_sidechain", "is_window", "is_nameless", "started_at", "spawned_by", "agent_type")
 
 
+def _keyed(values: array[int], key: bytes) -> array[int]:
+    """0 is no turn, and stays."""
+    return array(
+        "Q",
+        (
+            int.from_bytes(hashlib.blake2b(value.to_bytes(8, "little"), digest_size=8, key=key).digest(), "little")
+            if value
+            else 0
+            for value in values
+        ),
+    )
+
+
 # -- what names a message ---------------------------------------------------------------------------
 
 
@@ -371,8 +405,8 @@ def _marked(message: Any, is_copy: bool) -> Any:
 class _Settlement:
     """All rows side by side, in the order of their keys."""
 
-    def __init__(self, rows: Sequence[_Kept]) -> None:
-        self.rows = rows
+    def __init__(self, rows: Sequence[_Kept], fixed: Mapping[Key, str]) -> None:
+        self.rows, self.fixed = rows, fixed
         lengths = np.array([len(row.turns) for row in rows])
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
         self.row_of = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
@@ -457,7 +491,7 @@ class _Settlement:
     def _owners(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """For each message the row that owns its turn (-1: none may), and whether it is this one."""
         rows = self.rows
-        order = sorted(range(len(rows)), key=lambda i: (self._age(i), -len(rows[i].turns), rows[i].key.trace_id, i))
+        order = sorted(range(len(rows)), key=self._precedence)
         rank = np.empty(len(rows), dtype=np.int32)
         rank[order] = np.arange(len(rows), dtype=np.int32)
         is_copy = (self.kinds & _COPY) > 0
@@ -473,6 +507,10 @@ class _Settlement:
         owner = np.empty(len(by_turn), dtype=np.int32)
         owner[by_turn] = np.where(never[first], -1, self.row_of[first])
         return owner, (owner == self.row_of) & ~never
+
+    def _precedence(self, index: int) -> tuple[Any, ...]:
+        row = self.rows[index]
+        return row.key not in self.fixed, self._age(index), -len(row.turns), row.key.trace_id, index
 
     def _may_not_own_copies(self, index: int, row: _Kept) -> bool:
         # The base of a window or branch has what is copied; ATIF forbids to train on it, whoever has it.
@@ -526,11 +564,13 @@ class _Settlement:
         spoken = self.kinds[self.starts[index] : self.starts[index + 1]] & _SYSTEM == 0
         begins = bool(owned[spoken][:1].any())
         age = (self._age(index), row.parent is not None, row.started_at, row.key.trace_id, row.key)
-        return (not owned.any(), row.is_sidechain, not begins, *age)
+        return (row.key not in self.fixed, not owned.any(), row.is_sidechain, not begins, *age)
 
     def _family_id(self, root: int) -> str:
         """Made of the root's first own turn that tells it from others, so that a copy of the root says the same."""
         row = self.rows[root]
+        if row.key in self.fixed:
+            return self.fixed[row.key]
         first = next((i for i, bits in enumerate(row.kinds) if bits & _TELLS), None)
         if first is not None:
             return f"{int(self.turns[self.starts[root] + first]):016x}"

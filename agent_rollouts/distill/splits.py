@@ -40,6 +40,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 from xxhash import xxh3_64_intdigest
 
@@ -274,6 +276,37 @@ class Assignment:
             raise AgentRolloutsError(f"{'/'.join(key(row))}: family {name} was not among the rows that were split")
         return self.families[name]
 
+    def save(self, path: str | Path) -> None:
+        """Write what a later run needs, so that families stay where they are."""
+        said = {"by": self.by, "asked": self.asked, "families": dict(sorted(self.families.items()))}
+        Path(path).write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+class Earlier(NamedTuple):
+    """What an earlier run decided: its evidence, and the split of each family."""
+
+    by: tuple[str, ...]
+    families: dict[str, str]
+
+
+SPLITS_FILE = "splits.json"
+
+
+def read_splits(path: str | Path) -> Earlier:
+    """What `Assignment.save` wrote, from its file or the folder that holds it.
+
+    Raises:
+        AgentRolloutsError: there is none, or it is something else.
+    """
+    file = Path(path) / SPLITS_FILE if Path(path).is_dir() else Path(path)
+    try:
+        said = orjson.loads(file.read_bytes())
+        return Earlier(tuple(said["by"]), {str(name): str(split) for name, split in said["families"].items()})
+    except OSError as error:
+        raise AgentRolloutsError(f"{file}: no splits of an earlier run ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AgentRolloutsError(f"{file} holds no splits that agent-rollouts wrote") from error
+
 
 class Splits:
     """What is known of all rows seen so far."""
@@ -318,6 +351,28 @@ class Splits:
         for kind, hashes in (traits(row, self.by or EVIDENCE) if evidence is None else evidence).items():
             for one in hashes:
                 self._hashes[kind].append(one)
+                self._holders[kind].append(index)
+
+    @property
+    def evidence(self) -> pa.Table:
+        """All that was noted: for each family the hashes of each kind of evidence; its rows as those of kind `rows`."""
+        names = np.array(list(self._families), dtype=object)
+        tables = [_noted("rows", names, np.arange(len(names)), np.frombuffer(self._rows, dtype=np.uint64))]
+        for kind, hashes in self._hashes.items():
+            holders = np.frombuffer(self._holders[kind], dtype=f"u{self._holders[kind].itemsize}")
+            tables.append(_noted(kind, names, holders, np.frombuffer(hashes, dtype=np.uint64)))
+        return pa.concat_tables(tables)
+
+    def extend(self, evidence: pa.Table) -> None:
+        """Take note of the families of an earlier run, from its `evidence`."""
+        for kind, name, value in zip(*(evidence[column].to_pylist() for column in _EVIDENCE.names), strict=True):
+            index = self._families.setdefault(name, len(self._families))
+            if index == len(self._rows):
+                self._rows.append(0)
+            if kind == "rows":
+                self._rows[index] += value
+            else:
+                self._hashes[kind].append(value)
                 self._holders[kind].append(index)
 
     def settle(self) -> Assignment:
@@ -474,6 +529,15 @@ class Splits:
                     f"{len(free)} components to place, the largest with {max(sizes, default=0)} of all {total} rows"
                 )
         return notices
+
+
+_EVIDENCE = pa.schema([("kind", pa.string()), ("family", pa.string()), ("value", pa.uint64())])
+
+
+def _noted(kind: str, names: npt.NDArray[Any], holders: npt.NDArray[Any], values: npt.NDArray[np.uint64]) -> pa.Table:
+    kinds = pa.array([kind]).take(pa.array(np.zeros(len(values), dtype=np.int32)))
+    held = pa.array(names[holders.astype(np.int64)] if len(values) else [], pa.string())
+    return pa.Table.from_arrays([kinds, held, pa.array(values, pa.uint64())], schema=_EVIDENCE)
 
 
 def _heads(groups: Iterable[Sequence[int]], count: int) -> list[int]:

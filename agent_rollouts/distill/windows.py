@@ -15,20 +15,22 @@ in one window. No window is made of steps that train nothing. What is in no wind
 `Windows` accounts for every message and every trained turn.
 
 Rows need `messages`, and `tools` where schemas are to be counted; `media`, `owned_from`, `message_count`,
-`tool_call_count` and `final_assistant_message` are kept true where they are there. All other columns (usage,
-outcome, reward, places of evidence) speak of the whole rollout. Pictures are not counted.
+`tool_call_count` and `final_assistant_message` are kept true where they are there, and places of evidence are those in
+the window's own messages, null where it has not the message. All other columns (usage, outcome, reward) speak of the
+whole rollout. Pictures are not counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import orjson
 
 from agent_rollouts.chat import Message, to_chat
+from agent_rollouts.distill.evidence import moved
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.events import JSON
 from agent_rollouts.features import PROMPT_ORIGINS
@@ -159,15 +161,41 @@ class Windows(NamedTuple):
     """The windows of a row, and what is in none of them.
 
     Attributes:
-        removed_messages: reason to number of messages that are in no window.
+        indices: for each window, which of the row's messages its messages are.
+        first: for each window, those of them that no earlier window shows.
+        removed: why a message is in no window, by its index.
         removed_turns: reason to number of those of them that were to be trained on.
         shortened: number of messages that were shortened.
     """
 
     rows: list[Row]
-    removed_messages: Counter[str]
+    indices: list[list[int]]
+    first: list[frozenset[int]]
+    removed: dict[int, str]
     removed_turns: Counter[str]
     shortened: int = 0
+
+    @property
+    def removed_messages(self) -> Counter[str]:
+        """Reason to number of messages that are in no window."""
+        return Counter(self.removed.values())
+
+
+def counted(row: Mapping[str, Any], tokens: Tokens) -> Row:
+    """The row as a window of its own, whatever its size, with the columns of `COLUMNS`.
+
+    Raises:
+        AgentRolloutsError: its messages cannot be rendered.
+    """
+    size = tokens.whole(row["messages"], row.get("tools"))
+    return {
+        **row,
+        "window": 0,
+        "windows": 1,
+        "window_from": 0,
+        "token_count": size,
+        "token_count_is_estimate": tokens.is_estimate,
+    }
 
 
 def windows(
@@ -380,11 +408,13 @@ class _Cutting:
     def result(self, made: list[tuple[_Window, int]], why: Mapping[int, str]) -> Windows:
         shown = {index for window, _ in made for index in window.indices}
         lost = [index for index in range(len(self.messages)) if index not in shown]
-        reasons = {index: why.get(index, NOTHING_TO_TRAIN) for index in lost}
+        removed = {index: why.get(index, NOTHING_TO_TRAIN) for index in lost}
         return Windows(
             rows=[self.window_row(number, len(made), window, size) for number, (window, size) in enumerate(made)],
-            removed_messages=Counter(reasons.values()),
-            removed_turns=Counter(reasons[index] for index in lost if _is_trained(self.messages[index])),
+            indices=[window.indices for window, _ in made],
+            first=_first_shown(window.indices for window, _ in made),
+            removed=removed,
+            removed_turns=Counter(why for index, why in removed.items() if _is_trained(self.messages[index])),
             shortened=sum(self.messages[i]["content"] != self.row["messages"][i]["content"] for i in shown),
         )
 
@@ -405,20 +435,37 @@ class _Cutting:
         if row.get("owned_from") is not None:
             owned = [place for place, i in enumerate(window.indices) if i not in copied and i >= row["owned_from"]]
             found["owned_from"] = owned[0] if owned else None
-        if count > 1 or len(messages) < len(self.messages):
+        if len(messages) < len(self.messages):
             found |= _derived(found)
+        if row.get("outcome_evidence") or row.get("error_recoveries"):
+            places = {index: place for place, index in enumerate(window.indices)}
+            found |= {name: items for name, items in moved(row, places).items() if name in row}
         return found
 
 
+def _first_shown(windows: Iterable[list[int]]) -> list[frozenset[int]]:
+    seen: set[int] = set()
+    found = []
+    for indices in windows:
+        found.append(frozenset(indices) - seen)
+        seen.update(indices)
+    return found
+
+
 def shortened(text: str, keep: int) -> str:
-    """Head and tail of a text, `keep` characters of both, cut at lines where one ends near, and between them how
-    much was cut; the text itself where that would not be shorter."""
+    """Head and tail of a text, `keep` characters of both, cut at lines or else words where one ends near, and between
+    them how much was cut; the text itself where that would not be shorter."""
     head, tail = (keep + 1) // 2, keep // 2
-    if (at := text.rfind("\n", head * 3 // 4, head)) >= 0:
-        head = at
     begin = len(text) - tail
-    if (at := text.find("\n", begin, begin + tail // 4)) >= 0:
-        begin = at + 1
+    # Half a word may be taken for a secret, as `/home/us` is for somebody's name where `/home/user` stands for one.
+    for end, share in (("\n", 4), (" ", 2)):
+        if (at := text.rfind(end, head - head // share, head)) >= 0:
+            head = at
+            break
+    for end, share in (("\n", 4), (" ", 2)):
+        if (at := text.find(end, begin, begin + tail // share)) >= 0:
+            begin = at + 1
+            break
     short = f"{text[:head]}{_CUT.format(cut=begin - head, all=len(text))}{text[begin:]}"
     return short if len(short) < len(text) else text
 

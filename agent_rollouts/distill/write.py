@@ -1,68 +1,239 @@
-"""Writing a distilled dataset to a folder: Parquet shards and a card, all at once or not at all."""
+"""Writing a distilled dataset to a folder: Parquet shards, a card and the funnel, all at once or not at all.
+
+OUT/README.md  OUT/funnel.json  OUT/options.yaml  OUT/splits.json
+OUT/<shape>/<split>-00000-of-00001.parquet
+OUT/<shape>/<split>.jsonl                             for shapes whose trainers read JSON Lines
+"""
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from string import Template
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
-from datasets import Features
-from datasets.info import DatasetInfo
 
-from agent_rollouts.distill import Report
+from agent_rollouts.distill.card import MARK, card
+from agent_rollouts.distill.funnel import Funnel
+from agent_rollouts.distill.inputs import Files, Input
+from agent_rollouts.distill.options import Options
+from agent_rollouts.distill.pipeline import TRAIN, Run, Work, run
+from agent_rollouts.distill.redact import Numbers, Redactor, audit_files, final_numbers
+from agent_rollouts.distill.shapes import SHAPES
+from agent_rollouts.distill.splits import SPLITS_FILE, leaks
+from agent_rollouts.distill.spool import Gathered
+from agent_rollouts.distill.state import FOLDER, Published, State, digest, stamp
 from agent_rollouts.errors import AgentRolloutsError
 
+FILES = ("README.md", "funnel.json", "options.yaml", SPLITS_FILE)
+_SHARDS = "-?????-of-?????.parquet"
 _OLD = "old"
-MARK = "<!-- made by agent-rollouts -->"
 _SHARD_BYTES = 500 << 20
+# As the Hub's viewer likes them: small enough to be read for one page of rows.
 _GROUP_BYTES = 16 << 20
-_INSTALLED = Path(__file__).parent.parent / "dataset_card.md"
-_CARD = _INSTALLED if _INSTALLED.is_file() else Path(__file__).parent.parent.parent / "dataset_card.md"
-_SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
+_GROUP_ROWS = 1000
+
+
+class Written(NamedTuple):
+    """A dataset that was written: its Parquet files by shape and split, and the account of what is not in it.
+
+    Attributes:
+        replaced: rows of the dataset that it is to be added to, of which these are longer versions.
+    """
+
+    shards: dict[str, dict[str, list[Path]]]
+    funnel: Funnel
+    replaced: frozenset[Published] = frozenset()
 
 
 def write_dataset(
-    rows: Iterable[dict[str, Any]],
-    output: str | os.PathLike[str],
-    features: Features,
-    report: Report,
+    source: Input,
+    options: Options,
+    output: Path,
     *,
-    check: Callable[[list[Path]], None] = lambda shards: None,
-    **card: str,
-) -> None:
-    """Write rows as `output/data/train-*.parquet` with `output/README.md`.
-
-    The folder appears when everything is written; one that this tool made before is replaced then.
+    command: str,
+    earlier: State | None = None,
+) -> Written:
+    """Distill rows into a folder, which appears when everything is written and checked.
 
     Args:
-        rows: rows of `features`, JSON columns as text.
-        report: read for the card when all rows have been taken.
-        check: reads the written shards, and raises where they must not be kept.
-        card: further values of the card's template.
+        command: what the card says that it was made with.
+        earlier: of the dataset that the rows will be added to, see `run`.
 
     Raises:
-        AgentRolloutsError: `output` holds something else, or there is no row.
+        AgentRolloutsError: `output` holds something else, no row is left, redaction would still find something in what
+            was written, or splits share something.
     """
-    target = Path(output).resolve()
+    target = Path(os.path.realpath(output))  # `.` has a name too, and a link stays one
     check_output(target)
-    with _replacing(target) as folder:
-        (folder / "data").mkdir()
-        shards = _write_shards(rows, folder / "data", features)
-        if not shards:
-            raise AgentRolloutsError(_empty(report))
-        check(shards)
-        for number, shard in enumerate(shards):
-            shard.rename(shard.with_name(f"train-{number:05d}-of-{len(shards):05d}.parquet"))
-        (folder / "README.md").write_text(_card(folder, features, report, card), encoding="utf-8")
+    with replacing(target) as folder:
+        work = Work(source, options, folder / ".work")
+        work.folder.mkdir()
+        numbers = Numbers.load(options.redaction_state) if options.redaction_state else Numbers()
+        if isinstance(source, Files):
+            source.names = _public(source, options, numbers)
+        if earlier is not None:
+            numbers.begin_above(earlier.numbers)
+        made = run(work, numbers, earlier)
+        shards = _write_records(made, folder)
+        made.funnel.check()
+        shutil.rmtree(work.folder)
+        if not any(shards.values()):
+            raise AgentRolloutsError(_nothing_left(made.funnel))
+        _check_redaction(shards, options)
+        _check_splits(shards, made)
+        _write_about(folder, shards, made, command, target.name)
+    if options.redact and options.redaction_state:
+        numbers.save(options.redaction_state)
+    moved = {
+        shape: {split: [target / path.relative_to(folder) for path in paths] for split, paths in splits.items()}
+        for shape, splits in shards.items()
+    }
+    return Written(moved, made.funnel, made.replaced)
+
+
+def _public(source: Files, options: Options, numbers: Numbers) -> dict[str, str]:
+    """The names of files as they may be seen: rows go by them from the beginning, and the state of the dataset too."""
+    names = {path: source.names.get(path, path) for path in source.files}
+    if not options.redact:
+        return names
+    redactor = Redactor(pii=options.pii, hosts=options.redact_hosts, deny=options.deny, part=numbers.salt)
+    marked = {path: redactor.text(name)[0] for path, name in names.items()}
+    final = numbers.add(redactor.found)
+    return {path: final_numbers(name, final) for path, name in marked.items()}
+
+
+def _nothing_left(funnel: Funnel) -> str:
+    why = "; ".join(f"{reason}: {count}" for reason, count in funnel.removed.most_common())
+    bad = f"; {len(funnel.bad_files)} file(s) could not be used" if funnel.bad_files else ""
+    return (
+        f"no row to write: {funnel.files} file(s), {funnel.read.rows} rollout(s){'; ' + why if why else ''}{bad}. "
+        "`agent-rollouts inspect` shows what the files hold"
+    )
+
+
+def _check_redaction(shards: dict[str, dict[str, list[Path]]], options: Options) -> None:
+    """The second pass: what redaction would still find in what was written stops the run."""
+    if not options.redact:
+        return
+    paths = [path for splits in shards.values() for paths in splits.values() for path in paths]
+    found = next(audit_files(paths, pii=options.pii, hosts=options.redact_hosts, deny=options.deny), None)
+    if found is not None:
+        place = f"{Path(found.file).parent.name}, row {found.row}, column {found.column}: {found.kind} {found.masked}"
+        raise AgentRolloutsError(f"redaction left something behind, and nothing was written: {place}")
+
+
+def _check_splits(shards: dict[str, dict[str, list[Path]]], made: Run) -> None:
+    """What two splits share, read anew from the files, stops the run."""
+    if made.assignment is None:
+        return
+    for shape, splits in shards.items():
+        # Only messages that are written as they were judged are as alike as they were.
+        as_judged = shape == "messages" and made.work.options.arguments == "object"
+        by = [kind for kind in made.assignment.by if as_judged or kind != "near_duplicate"]
+        for leak in leaks(splits, by=by):
+            examples = "; ".join(" and ".join(pair) for pair in leak.examples[:1])
+            raise AgentRolloutsError(
+                f"the splits {' and '.join(leak.splits)} of {shape} share {leak.evidence} in {leak.rows} row(s), and "
+                f"nothing was written: {examples}"
+            )
+
+
+def _write_about(folder: Path, shards: dict[str, dict[str, list[Path]]], made: Run, command: str, place: str) -> None:
+    """Card, options, funnel and splits."""
+    from agent_rollouts import __version__
+
+    options = made.work.options
+    redactor = Redactor(pii=options.pii, hosts=options.redact_hosts, deny=options.deny) if options.redact else None
+
+    def safe(text: str) -> str:
+        return redactor.text(text)[0] if redactor else text
+
+    funnel = orjson.dumps(made.funnel.to_json(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    about = {"version": __version__, "command": command, "place": place, "config": options.shape[0]}
+    (folder / "funnel.json").write_text(safe(funnel), encoding="utf-8")
+    (folder / "options.yaml").write_text(safe(options.to_yaml()), encoding="utf-8")
+    (folder / "README.md").write_text(safe(card(folder, shards, made.funnel, made.work, about)), encoding="utf-8")
+    if made.assignment and options.splits:
+        made.assignment.save(folder / SPLITS_FILE)
+    if isinstance(made.work.source, Files) and made.work.may_grow:
+        names = made.work.source.names
+        made.state.sources |= {digest(names[path]): stamp(path) for path in made.work.source.files}
+        made.state.save(folder)
+
+
+def _write_records(made: Run, folder: Path) -> dict[str, dict[str, list[Path]]]:
+    """Write the records of a run as Parquet, and give the shards by shape and split."""
+    found: dict[str, dict[str, list[Path]]] = {}
+    names = list(made.assignment.asked) if made.assignment else [TRAIN]
+    for shape in made.work.options.shape:
+        schema = made.work.features(shape).arrow_schema
+        records = Gathered(made.spools(shape), made.work.schema(shape))
+        route = records.columns(["_split", "_order", "_bytes"])
+        split_of, sizes = route["_split"].to_numpy(), route["_bytes"].to_numpy()
+        found[shape] = {}
+        for split in names:
+            order = np.flatnonzero(split_of == split)
+            if made.work.options.shuffle:
+                order = order[np.argsort(route["_order"].to_numpy()[order], kind="stable")]
+            if not len(order):
+                continue
+            tables = records.tables(order, schema.names, sizes, bytes=_GROUP_BYTES, rows=_GROUP_ROWS)
+            shards = _write_shards(tables, folder / shape, split, schema)
+            found[shape][split] = shards
+            made.funnel.count(f"records: {shape}", {split: len(order)})
+            if SHAPES[shape].jsonl is not None:
+                _write_lines(shards, shape, folder / shape / f"{split}.jsonl")
+    return found
+
+
+def _write_shards(tables: Iterable[pa.Table], folder: Path, split: str, schema: pa.Schema) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    shards: list[Path] = []
+    writer: pq.ParquetWriter | None = None
+    written = 0
+    try:
+        for table in tables:
+            if writer is None or written >= _SHARD_BYTES:
+                if writer is not None:
+                    writer.close()
+                shards.append(folder / f"{len(shards):05d}.parquet")
+                writer, written = _writer(shards[-1], schema), 0
+            written += table.nbytes
+            writer.write_table(table.cast(schema), row_group_size=len(table))
+    finally:
+        if writer is not None:
+            writer.close()
+    return [
+        shard.rename(shard.with_name(f"{split}-{number:05d}-of-{len(shards):05d}.parquet"))
+        for number, shard in enumerate(shards)
+    ]
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    # As the Hub likes it: chunks that survive an insertion, and an index of pages for its viewer.
+    return pq.ParquetWriter(path, schema, compression="zstd", use_content_defined_chunking=True, write_page_index=True)
+
+
+def _write_lines(shards: Iterable[Path], shape: str, path: Path) -> None:
+    """The records of shards as their trainer's JSON Lines."""
+    as_line = SHAPES[shape].jsonl
+    assert as_line is not None
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for shard in shards:
+            with pq.ParquetFile(shard) as parquet:
+                for batch in parquet.iter_batches(batch_size=16):
+                    for record in batch.to_pylist():
+                        file.write(as_line(record) + "\n")
 
 
 def check_output(target: Path) -> None:
@@ -76,25 +247,32 @@ def check_output(target: Path) -> None:
     card = target / "README.md"
     if not card.is_file() or MARK not in card.read_text(encoding="utf-8", errors="replace"):
         raise AgentRolloutsError(f"{target} exists and is no dataset made by agent-rollouts; choose another --output")
-    ours = {card, target / "data", *target.glob("data/train-*.parquet")}
-    if others := sorted(str(path.relative_to(target)) for path in target.rglob("*") if path not in ours):
+    files = sorted(path.relative_to(target) for path in target.rglob("*") if not path.is_dir())
+    if others := [str(name) for name in files if not _is_ours(name, target)]:
         raise AgentRolloutsError(
             f"{target} would be replaced, but holds more than the dataset that agent-rollouts made: "
             f"{', '.join(others[:3])}{', …' if len(others) > 3 else ''}; choose another --output"
         )
 
 
-def _empty(report: Report) -> str:
-    why = "; ".join(f"{reason}: {count}" for reason, count in report.removed.most_common())
-    bad = f"; {len(report.bad_files)} file(s) could not be used" if report.bad_files else ""
-    return (
-        f"no row to write: {report.files} file(s), {report.rollouts} rollout(s)"
-        f"{'; ' + why if why else ''}{bad}. `agent-rollouts inspect` shows what the files hold"
-    )
+def _is_ours(name: Path, target: Path) -> bool:
+    """Whether a file in a dataset of ours is what this tool writes there."""
+    match name.parts:
+        case [folder, _] if folder == FOLDER:
+            return True
+        case [file]:
+            return file in FILES
+        case [shape, file] if shape in SHAPES:
+            if fnmatch.fnmatch(file, f"*{_SHARDS}"):
+                return True
+            # JSON Lines stand beside their split's shards.
+            is_lines = SHAPES[shape].jsonl is not None and name.suffix == ".jsonl"
+            return is_lines and any((target / shape).glob(f"{glob.escape(name.stem)}{_SHARDS}"))
+    return False
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path) -> Iterator[Path]:
     """A folder beside `target` that takes its place at the end; what an interrupted run left is swept."""
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}.incomplete-"
@@ -116,110 +294,3 @@ def _sweep(target: Path, prefix: str) -> None:
         if (left / _OLD).is_dir() and not target.exists():
             (left / _OLD).rename(target)
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _write_shards(rows: Iterable[dict[str, Any]], folder: Path, features: Features) -> list[Path]:
-    schema = features.arrow_schema
-    shards: list[Path] = []
-    writer: pq.ParquetWriter | None = None
-    written = 0
-    try:
-        for group in _groups(rows):
-            if writer is None or written >= _SHARD_BYTES:
-                if writer is not None:
-                    writer.close()
-                shards.append(folder / f"{len(shards):05d}.parquet")
-                writer, written = _writer(shards[-1], schema), 0
-            table = _table(group, schema)
-            written += table.nbytes
-            writer.write_table(table, row_group_size=len(table))
-    finally:
-        if writer is not None:
-            writer.close()
-    return shards
-
-
-def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    # As the Hub likes it: chunks that survive an insertion, and an index of pages for its viewer.
-    return pq.ParquetWriter(path, schema, compression="zstd", use_content_defined_chunking=True, write_page_index=True)
-
-
-def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        group.append(row)
-        size += sum(map(len, row["messages"]))
-        if size >= _GROUP_BYTES or len(group) >= 1000:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
-def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    arrays = []
-    for field in schema:
-        values = [row[field.name] for row in rows]
-        if pa.types.is_list(field.type):
-            arrays.append(pa.array(values, pa.list_(pa.string())).cast(field.type))
-        else:
-            arrays.append(pa.array(values, field.type))
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _card(folder: Path, features: Features, report: Report, more: dict[str, str]) -> str:
-    shards = sorted((folder / "data").glob("*.parquet"))
-    on_disk = sum(shard.stat().st_size for shard in shards)
-    in_memory = sum(_uncompressed(pq.read_metadata(shard)) for shard in shards)
-    info = DatasetInfo(features=features)._to_yaml_dict()
-    split = {"name": "train", "num_bytes": in_memory, "num_examples": report.rows}
-    header = {
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
-        "dataset_info": {**info, "splits": [split], "download_size": on_disk, "dataset_size": in_memory},
-        "tags": ["agent-traces", "agent-rollouts"],
-        "task_categories": ["text-generation"],
-        "size_categories": [next((name for name, limit in _SIZES if report.rows < limit), "n>10M")],
-    }
-    values = {
-        "header": yaml.safe_dump(header, sort_keys=False).strip(),
-        "mark": MARK,
-        "rows": f"{report.rows:,}",
-        "rollouts": f"{report.rollouts:,}",
-        "files": f"{report.files:,}",
-        "messages": f"{report.messages:,}",
-        "tool_calls": f"{report.tool_calls:,}",
-        "tokens": f"{report.tokens:,}",
-        "untrained": f"{report.untrained:,}",
-        "redaction": _redaction(report),
-        "outcomes": _bullets(report.outcomes),
-        "formats": _bullets(report.formats),
-        "models": _bullets(report.models),
-        "removed": _bullets(report.removed),
-        "skipped": _bullets(report.skipped),
-        "media": f"{report.media:,}",
-    }
-    return Template(_CARD.read_text(encoding="utf-8")).substitute(values | more)
-
-
-def _redaction(report: Report) -> str:
-    if not report.redacted:
-        return (
-            "**Nothing was redacted.** What the sessions held (paths, names, keys) may be in these rows. "
-            "Look before you share."
-        )
-    counts = ", ".join(f"{kind} {count:,}" for kind, count in report.redactions.most_common()) or "nothing was found"
-    return (
-        "Secrets, e-mail addresses, public IP addresses and names in home folders were replaced by placeholders "
-        f"(`redactions` counts them row by row, `redaction_policy` names the rules): {counts}. Rules miss what they "
-        "do not know. Look before you share."
-    )
-
-
-def _uncompressed(metadata: pq.FileMetaData) -> int:
-    return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-
-
-def _bullets(counts: dict[str, int]) -> str:
-    lines = [f"- {name}: {count:,}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
-    return "\n".join(lines) or "- nothing"

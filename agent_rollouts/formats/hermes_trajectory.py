@@ -20,7 +20,7 @@ which `trajectories.jsonl` repeats; `*_compressed.jsonl` of the trajectory compr
 * The ids of calls stand with the results. All results of a turn are one `tool` turn, the k-th for the k-th call.
 * The CLI puts the latest prompt at turn 1, where the first one stood: such a turn is dropped, and the answers to the
   lost one have weight 0.
-* `distill.shapes` writes these rows again, byte for byte. What it needs for that and messages do not hold is in
+* `distill.shapes.hermes` writes these rows again, byte for byte. What it needs for that and messages do not hold is in
   `source_meta`; numbers in it count turns.
 
 Source of the rules: Hermes Agent 0.19 (`agent/trajectory.py`, `agent_runtime_helpers.py`, `batch_runner.py`,

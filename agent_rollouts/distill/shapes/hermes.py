@@ -18,12 +18,15 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+from datasets import Features, Json, List, Value
 
 from agent_rollouts import jsontext
+from agent_rollouts.distill.shapes.shape import Record, Row, Shape, ShapeOptions, Tally, is_target
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.events import JSON
 from agent_rollouts.formats.hermes_trajectory import NO_THOUGHT, NOTICE, SCREENSHOT, SYSTEM, THINK
@@ -334,3 +337,40 @@ def _with_parts(text: str, lengths: Sequence[int | None] | None) -> JSON:
 
 def _dumps(value: JSON) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _hermes(row: Row, options: ShapeOptions, tally: Tally) -> Iterator[Record]:
+    if (row.get("windows") or 1) > 1 or row.get("window_from"):
+        # It tells how turns were spelt by their numbers in the whole conversation.
+        row = {**row, "source_meta": {}}
+    line = trajectory(row, counts=tally.lost)
+    del tally.lost["pictures not written"]  # counted for every shape
+    name = _turns_of(line)
+    empty = (row.get("source_meta") or {}).get("empty_turns", ())
+    answers = (message for message in row["messages"] if message["role"] == "assistant")
+    yield {
+        "conversations": [_dumps(turn) for turn in line[name]],
+        "weights": [
+            None if turn["from"] != "gpt" else int(number not in empty and is_target(next(answers)))
+            for number, turn in enumerate(line[name])
+        ],
+        "trajectory": _dumps({**line, name: None}),
+    }
+
+
+def _turns_of(line: Mapping[str, JSON]) -> str:
+    return "conversations" if "conversations" in line else "traces"
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    line = json.loads(record["trajectory"])
+    return _dumps(line | {_turns_of(line): [json.loads(turn) for turn in record["conversations"]]})
+
+
+HERMES = Shape(
+    about="Hermes Agent's trajectories (ShareGPT with calls as XML); JSON Lines beside the Parquet files",
+    # Hermes has no weights: they stand beside its turns, one for each. `trajectory` is the line without its turns.
+    columns=Features({"conversations": List(Json()), "weights": List(Value("int64")), "trajectory": Json()}),
+    make=_hermes,
+    jsonl=_line,
+)
