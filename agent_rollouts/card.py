@@ -156,6 +156,59 @@ def lines_of(config: str, split: str) -> str:
     return in_folder(f"{split}.jsonl", config)
 
 
+def records(text: str, configs: Iterable[str]) -> dict[str, dict[str, int]]:
+    """How many records the card tells of, by config and split."""
+    infos = _infos(fields(text))
+    return {
+        name: {split["name"]: split["num_examples"] for split in infos.get(name, {}).get("splits") or ()}
+        for name in configs
+    }
+
+
+def grown(old: str, new: str, names: Iterable[str]) -> str:
+    """The card `new` with what `old` counts of the configs of these names in addition; `merge` puts it into `old`.
+
+    Raises:
+        AgentRolloutsError: they have other columns.
+    """
+    wanted = set(names)
+    before, after = _infos(fields(old)), _infos(fields(new))
+    infos = {name: info for name, info in before.items() if name in wanted}
+    for name, info in after.items():
+        past = infos.get(name, {"features": info["features"]})
+        if past["features"] != info["features"]:
+            raise AgentRolloutsError(
+                f"config {name!r} on the Hub has other columns than what is new (other options, or another version "
+                "made them); make all of it anew, or give what is new a config name of its own"
+            )
+        splits: dict[str, dict[str, Any]] = {split["name"]: dict(split) for split in past.get("splits") or ()}
+        for split in info["splits"]:
+            more = splits.setdefault(split["name"], {"name": split["name"], "num_bytes": 0, "num_examples": 0})
+            more["num_bytes"] += split["num_bytes"]
+            more["num_examples"] += split["num_examples"]
+        sizes = {key: past.get(key, 0) + info[key] for key in ("download_size", "dataset_size")}
+        infos[name] = {"config_name": name, **info, "splits": list(splits.values()), **sizes}
+    entries = {entry["config_name"]: entry for entry in _entries(fields(old)) if entry["config_name"] in wanted}
+    for entry in _entries(fields(new)):
+        past = entries.get(entry["config_name"]) or {k: v for k, v in entry.items() if k != "default" or not entries}
+        files = _as_files({**_splits(entry), **_splits(past)})
+        entries[entry["config_name"]] = {**past, "data_files": files}
+    listed = [{**info, "config_name": name} for name, info in infos.items()]
+    return _written(new, {"configs": list(entries.values()), **_as_field(listed)})
+
+
+def with_section(text: str, section: str, names: Iterable[str]) -> str:
+    """The card with another text between the marks that tell of these configs (or of none)."""
+    mine, wanted = _SECTION.search(section), set(names)
+    assert mine
+    parts, at = [], 0
+    for found in _SECTION.finditer(text):
+        if not found["names"] or wanted & set(found["names"].split(",")):
+            parts += [text[at : found.start("text")], mine["text"]]
+            at = found.end("text")
+    return "".join([*parts, text[at:]])
+
+
 def shrunk(text: str, gone: Mapping[tuple[str, str], Mapping[str, int]]) -> str:
     """The card when rows have gone: by config and split how many `rows`, bytes in `memory` and bytes on `disk`.
 

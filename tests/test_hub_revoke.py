@@ -9,9 +9,10 @@ import orjson
 import pytest
 from datasets import Dataset, load_dataset
 
+from agent_rollouts.distill.state import digest
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import publish, revoke
-from agent_rollouts.hub.manifest import PATH, Manifest, digest
+from agent_rollouts.hub.manifest import PATH, Manifest
 from tests.finished import ROWS, TRAIN, finished, row
 from tests.hub_server import Fault, HubServer
 from tests.published import ID, names, refused

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent_rollouts.distill.state import digest
 from agent_rollouts.errors import AgentRolloutsError
-from agent_rollouts.hub.manifest import Manifest, describe, digest, stamp
-from agent_rollouts.hub.revocation import belonging, find_rows
+from agent_rollouts.hub.manifest import Manifest, describe
+from agent_rollouts.hub.revocation import belonging, find_rows, revoked
 from tests.finished import finished, row
 
 NAMES = st.text(max_size=8)
@@ -20,13 +21,10 @@ NAMES = st.text(max_size=8)
 
 @given(
     files=st.dictionaries(NAMES, st.dictionaries(NAMES, st.integers(0, 9))),
-    sources=st.dictionaries(NAMES, NAMES),
     tombstones=st.frozensets(NAMES),
 )
-def test_what_is_written_is_read(
-    files: dict[str, dict[str, int]], sources: dict[str, str], tombstones: frozenset[str]
-) -> None:
-    manifest = Manifest(files, sources, tombstones)
+def test_what_is_written_is_read(files: dict[str, dict[str, int]], tombstones: frozenset[str]) -> None:
+    manifest = Manifest(files, tombstones)
     assert Manifest.parse(manifest.dump()) == manifest
     assert Manifest.parse(manifest.dump()).dump() == manifest.dump()
 
@@ -40,16 +38,6 @@ def test_a_damaged_one_is_refused(data: bytes) -> None:
 def test_a_later_version_is_refused() -> None:
     with pytest.raises(AgentRolloutsError, match="of version 2"):
         Manifest.parse(Manifest().dump().replace(b'"version": 1', b'"version": 2'))
-
-
-def test_sources(tmp_path: Path) -> None:
-    file = tmp_path / "session.jsonl"
-    file.write_bytes(b"one\n")
-    known = Manifest(sources={digest(str(file)): stamp(file)})
-    assert known.changed({digest(str(file)): stamp(file)}) == set()
-    file.write_bytes(b"one\ntwo\n")
-    assert known.changed({digest(str(file)): stamp(file)}) == {digest(str(file))}
-    assert str(file).encode() not in known.dump()
 
 
 def test_files(tmp_path: Path) -> None:
@@ -75,7 +63,7 @@ def test_exactly_the_rows_of_what_is_revoked_go(
     files = {f"messages/{path.name}": path for path in (folder / "messages").iterdir()}
     configs = {"messages": {"train": ("messages/train-*",)}}
     tombstones = frozenset(digest(f"trace-{name}") for name in gone)
-    removal = find_rows(configs, files, lambda name: pq.ParquetFile(files[name]), tombstones)
+    removal = find_rows(configs, files, lambda name: pq.ParquetFile(files[name]), revoked(tombstones))
     room = tmp_path_factory.mktemp("room")
     cut = removal.cut(lambda name: files[name], room)
     left = [path for path in {**files, **cut}.values() if path is not None]

@@ -65,6 +65,11 @@ class Bucket(Repository):
         """Where it is to be seen."""
         return f"{self.api.endpoint}/buckets/{self.id}{f'/tree/{self.folder}' if self.folder else ''}"
 
+    @property
+    def place(self) -> str:
+        """What `load_dataset` is given."""
+        return f"{_PREFIX}{self.id}/{self.folder}".rstrip("/")
+
     def head(self, *, create: bool) -> Head | None:
         """What is there now; None where nothing is and nothing is to be made."""
         # The first releases of huggingface_hub know no buckets.

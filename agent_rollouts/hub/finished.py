@@ -3,6 +3,7 @@
 OUT/README.md                                   the card, whose `configs` name the files
 OUT/<config>/<split>-00000-of-00001.parquet     shards; also <split>.jsonl, the same rows for those who read lines
 OUT/funnel.json  options.yaml  splits.json      of no config
+OUT/.agent_rollouts/*                           what it must know to grow, see `state`
 """
 
 from __future__ import annotations
@@ -27,27 +28,41 @@ from datasets.table import embed_table_storage, table_cast
 
 from agent_rollouts import card
 from agent_rollouts.distill.redact import Place, audit_files, audit_rows, find, masked
-from agent_rollouts.distill.splits import EVIDENCE, Leak, leaks
+from agent_rollouts.distill.splits import EVIDENCE, SPLITS_FILE, Leak, leaks
+from agent_rollouts.distill.state import FOLDER
 from agent_rollouts.errors import AgentRolloutsError
 
 CARD = "README.md"
-_BESIDES = ("funnel.json", "options.yaml", "splits.json")
+FUNNEL, OPTIONS = "funnel.json", "options.yaml"
+_BESIDES = (FUNNEL, OPTIONS, SPLITS_FILE)
+STATE = "state.json"
+STATES = (STATE, "families.parquet", "published.parquet", "evidence.parquet")
 _SHOWN = 5
 _SHARD_BYTES, _GROUP_BYTES = 500 << 20, 16 << 20
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished dataset on disk: its card, and its files by their path in the repository."""
+    """A finished dataset on disk: its card, and its files by their path in the repository.
+
+    Attributes:
+        config_name: the name of its only config, where that is not as it was made.
+    """
 
     folder: Path
     readme: str
     files: Mapping[str, Path]
     configs: card.Patterns
+    config_name: str | None = None
 
     @classmethod
-    def read(cls, folder: str | os.PathLike[str], config_name: str | None = None) -> Finished:
+    def read(
+        cls, folder: str | os.PathLike[str], config_name: str | None = None, *, may_be_empty: bool = False
+    ) -> Finished:
         """What is in a folder.
+
+        Args:
+            may_be_empty: whether it may have no rows.
 
         Raises:
             AgentRolloutsError: it is no finished dataset, or holds other files besides.
@@ -57,12 +72,13 @@ class Finished:
             raise AgentRolloutsError(f"{root} is no finished dataset: there is no {CARD} in it")
         text = (root / CARD).read_text(encoding="utf-8")
         configs = card.patterns(text)
-        if not configs:
+        if not configs and not may_be_empty:
             raise AgentRolloutsError(f"{root / CARD} names no configs; is it a dataset that agent-rollouts made?")
         found = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
-        found = {name: path for name, path in found.items() if not name.startswith(".") and "/." not in name}
+        state = {name: found[name] for name in (f"{FOLDER}/{part}" for part in STATES) if name in found}
+        found = {name: path for name, path in found.items() if not name.startswith(".") and "/." not in name} | state
         del found[CARD]
-        names = [*_all_names(configs), *_BESIDES]
+        names = [*_all_names(configs), *_BESIDES, *state]
         if strange := sorted(name for name in found if not card.matches(name, names)):
             raise AgentRolloutsError(
                 f"{root} holds files that are no part of its dataset, and nothing was sent: "
@@ -73,9 +89,30 @@ class Finished:
                 if not any(card.matches(name, paths) for name in found):
                     raise AgentRolloutsError(f"{root} has no file of config {config}, split {split}; make it again")
         if config_name is not None:
-            text = card.renamed(text, config_name)
-            found = {card.in_folder(name, config_name): path for name, path in found.items()}
-        return cls(root, text, found, card.patterns(text))
+            text = card.renamed(text, config_name) if configs else text
+            found = {placed(name, config_name): path for name, path in found.items()}
+        return cls(root, text, found, card.patterns(text), config_name)
+
+    def beside(self, name: str) -> Path | None:
+        """A file of no config."""
+        return self.files.get(placed(name, self.config_name))
+
+    def shape_of(self, config: str) -> str:
+        """The shape of a config."""
+        path = self.beside(OPTIONS)
+        if self.config_name is None or path is None:
+            return config
+        return str(yaml.safe_load(path.read_bytes())["shape"][0])
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The configs of it that there may be, also those without rows."""
+        path = self.beside(OPTIONS)
+        if self.config_name is not None:
+            return (self.config_name,)
+        if path is None:
+            return tuple(self.configs)
+        return tuple(yaml.safe_load(path.read_bytes())["shape"])
 
     def stamps(self) -> dict[Path, tuple[int, int, int]]:
         """What tells that a file is still the one that was looked at."""
@@ -91,10 +128,17 @@ class Finished:
 
     def by(self, by: Sequence[str] | None) -> tuple[str, ...]:
         """The evidence that the splits were made by."""
-        file = next((path for name, path in self.files.items() if name.rpartition("/")[2] == "splits.json"), None)
+        file = self.beside(SPLITS_FILE)
         if by is None and file is not None:
             return tuple(orjson.loads(file.read_bytes())["by"])
         return tuple(EVIDENCE if by is None else by)
+
+
+def placed(name: str, config_name: str | None) -> str:
+    """Where a file lies in the repository of a dataset whose config has this name."""
+    if config_name is None:
+        return name
+    return name.replace("/", f"/{config_name}/") if name.startswith(FOLDER) else card.in_folder(name, config_name)
 
 
 def _all_names(configs: card.Patterns) -> Iterator[str]:
@@ -227,7 +271,7 @@ def _findings(finished: Finished, options: dict[str, Any]) -> Iterator[Place]:
 
 def _in_rows(name: str, path: Path, options: dict[str, Any]) -> Iterator[Place]:
     try:
-        if not pq.read_metadata(path).num_rows:  # datasets would not load it
+        if not pq.read_metadata(path).num_rows and not name.startswith(FOLDER):  # datasets would not load it
             raise AgentRolloutsError(f"{name} has no rows, and nothing was sent; leave the split out")
         yield from audit_files([path], **options)
     except (OSError, pa.ArrowException) as error:

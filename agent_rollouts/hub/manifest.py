@@ -1,9 +1,8 @@
-"""The manifest of a dataset: what it was made of, and what must never come back; `.agent_rollouts/manifest.json`.
+"""The manifest of a dataset: which files are ours, and what must never come back; `.agent_rollouts/manifest.json`.
 
     {
       "version": 1,
       "files": {"messages/train-00000-of-00001.parquet": {"sha256": "…", "rows": 12, "policy": ["1.ab…+pii"]}},
-      "sources": {"<hash of a path>": "<hash of its content>"},
       "tombstones": ["<hash of a trace or family>"]
     }
 
@@ -13,8 +12,6 @@ same for the same dataset, so that an unchanged one makes no commit.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,9 +20,10 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 
+from agent_rollouts.distill.state import FOLDER
 from agent_rollouts.errors import AgentRolloutsError
 
-PATH = ".agent_rollouts/manifest.json"
+PATH = f"{FOLDER}/manifest.json"
 _VERSION = 1
 
 
@@ -35,12 +33,10 @@ class Manifest:
 
     Attributes:
         files: by path the hash of each file that we wrote, and of a Parquet file the rows and redaction policies.
-        sources: content by source file, both as `digest` gives them.
-        tombstones: traces and families whose rows were revoked, as `digest` gives them.
+        tombstones: traces and families whose rows were revoked, as `state.digest` gives them.
     """
 
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    sources: Mapping[str, str] = field(default_factory=dict)
     tombstones: frozenset[str] = frozenset()
 
     @classmethod
@@ -53,7 +49,7 @@ class Manifest:
         try:
             found = orjson.loads(data)
             version = found["version"]
-            manifest = cls(found["files"], found["sources"], frozenset(found["tombstones"]))
+            manifest = cls(found["files"], frozenset(found["tombstones"]))
         except (ValueError, KeyError, TypeError):
             # Going on would bring back what was revoked.
             raise AgentRolloutsError(f"{PATH} on the Hub is damaged; restore it from an earlier commit") from None
@@ -66,7 +62,6 @@ class Manifest:
         found = {
             "version": _VERSION,
             "files": self.files,
-            "sources": self.sources,
             "tombstones": sorted(self.tombstones),
         }
         return orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
@@ -76,24 +71,6 @@ class Manifest:
         gone = set(gone)
         left = {name: file for name, file in self.files.items() if name not in gone}
         return replace(self, files={**left, **files})
-
-    def changed(self, sources: Mapping[str, str]) -> set[str]:
-        """Those of these source files that are new, or not as they were."""
-        return {name for name, content in sources.items() if self.sources.get(name) != content}
-
-
-def digest(name: str) -> str:
-    """What stands for the name of a trace, a family or a source file."""
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16, person=b"agent-rollouts").hexdigest()
-
-
-def stamp(path: str | os.PathLike[str]) -> str:
-    """What stands for the content of a source file."""
-    found = hashlib.blake2b(digest_size=16, person=b"agent-rollouts")
-    with open(path, "rb") as file:
-        while data := file.read(1 << 20):
-            found.update(data)
-    return found.hexdigest()
 
 
 def describe(path: Path, sha256: str) -> dict[str, Any]:

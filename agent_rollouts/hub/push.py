@@ -16,12 +16,27 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from agent_rollouts import card
 from agent_rollouts.distill.splits import leaks
+from agent_rollouts.distill.state import FOLDER
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import manifest
+from agent_rollouts.hub.append import Append, is_done, joined
 from agent_rollouts.hub.bucket import is_bucket, place
-from agent_rollouts.hub.finished import CARD, Finished, check, is_parquet, opened, refuse_leaks
+from agent_rollouts.hub.finished import (
+    CARD,
+    FUNNEL,
+    OPTIONS,
+    STATES,
+    Finished,
+    check,
+    is_parquet,
+    opened,
+    placed,
+    refuse_leaks,
+)
 from agent_rollouts.hub.repository import Head, Repository, digests, hashes, tried
 from agent_rollouts.hub.revocation import find_rows
+from agent_rollouts.hub.revocation import revoked as gone_of
+from agent_rollouts.hub.telling import retold
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,7 @@ def publish(
     hosts: bool = False,
     deny: Sequence[str] = (),
     by: Sequence[str] | None = None,
+    append: Append | None = None,
 ) -> Published:
     """Push a finished dataset to the Hub in one commit, once it has been found to hold no secret and no leak.
 
@@ -83,17 +99,22 @@ def publish(
         dry_run: only tell what would be sent.
         pii, hosts, deny: what the audit looks for, see `redact.Redactor`.
         by: the evidence of which splits may share none; that of `splits.json` or all.
+        append: add the folder to what is there; else its splits take the place of those there.
 
     Raises:
+        MovedError: what is there is not what is to be appended to.
         AgentRolloutsError: a secret or leak was found, or the Hub refuses; the message is one line.
     """
     with opened(source) as folder, tempfile.TemporaryDirectory(prefix="agent-rollouts-") as room:
-        dataset = Finished.read(folder, config_name)
+        adds = append is not None and not append.is_first
+        dataset = Finished.read(folder, config_name, may_be_empty=adds)
         stamps = dataset.stamps()
         check(dataset, pii=pii, hosts=hosts, deny=deny, by=by)
+        if append is not None and is_bucket(repo_id):
+            raise AgentRolloutsError(f"{repo_id} is in a bucket, which has no commits; nothing can be added there")
         place_revision = "a pull request" if create_pr and is_bucket(repo_id) else revision
         repository = place(repo_id, token, place_revision, private, Path(room))
-        push = _Push(dataset, stamps, repository, create_pr, dataset.by(by), Path(room))
+        push = _Push(dataset, stamps, repository, create_pr, dataset.by(by), Path(room), append)
         message = commit_message or f"Publish {', '.join(dataset.configs)} with agent-rollouts"
         return tried(lambda: push.run(message, dry_run), repository, is_repeatable=not create_pr)
 
@@ -101,10 +122,10 @@ def publish(
 class _Push:
     def __init__(
         self, dataset: Finished, stamps: Mapping[Path, Any], repository: Repository, create_pr: bool,
-        by: tuple[str, ...], room: Path,
+        by: tuple[str, ...], room: Path, append: Append | None,
     ) -> None:  # fmt: skip
         self.dataset, self.stamps, self.repository, self.create_pr, self.by = dataset, stamps, repository, create_pr, by
-        self.room = room
+        self.room, self.append = room, append
         self.hashes: dict[Path, tuple[str, str]] = {}
         self.described: dict[Path, dict[str, Any]] = {}
         self.checked: set[str] = set()
@@ -126,15 +147,22 @@ class _Push:
         """What makes the revision hold the dataset, without what was revoked there."""
         theirs = head.files if head else {}
         known = self.repository.manifest(head)
+        private = head.private if head else None
+        if self.append and is_done(self.append, self.dataset, head, self.dataset.config_name):
+            return [], Published("", None, private)
         dataset, revoked = self._without(known.tombstones)
-        dataset = self.repository.named(dataset)
-        stays, goes = self._sides(dataset, head)
-        self._check_stays(dataset, head, stays)
-        kept = {
-            config: sum(theirs[name][0] for name in chain.from_iterable(splits.values()))
-            for config, splits in stays.items()
-        }
-        text = card.merge(head.card if head else "", dataset.readme, kept).encode()
+        base, kept = head.card if head else "", {}
+        if self.append and head and not self.append.is_first:
+            base, dataset, goes = joined(self.append, dataset, head, self.repository, known, self.room)
+        else:
+            dataset = self.repository.named(dataset)
+            stays, goes = self._sides(dataset, head)
+            self._check_stays(dataset, head, stays)
+            kept = {
+                config: sum(theirs[name][0] for name in chain.from_iterable(splits.values()))
+                for config, splits in stays.items()
+            }
+        text = self._told(card.merge(base, dataset.readme, kept), dataset).encode()
         files = {name: self._described(path) for name, path in dataset.files.items()}
         texts = {CARD: text, manifest.PATH: known.with_files(files, goes).dump()}
         operations: list[Any] = []
@@ -151,13 +179,17 @@ class _Push:
                 operations.append(CommitOperationAdd(name, data))
                 uploaded[name] = len(data)
         operations += [CommitOperationDelete(name, is_folder=False) for name in goes]
-        private = head.private if head else None
         return operations, Published("", None, private, uploaded, goes, tuple(unchanged), revoked)
+
+    def _told(self, text: str, dataset: Finished) -> str:
+        """The card, with what its files tell of the whole dataset."""
+        funnel, options = (path.read_bytes() if path else None for path in map(dataset.beside, (FUNNEL, OPTIONS)))
+        return retold(text, list(dataset.configs), funnel, options, self.repository.place, dataset.config_name)
 
     def _without(self, tombstones: frozenset[str]) -> tuple[Finished, int]:
         """The dataset without the rows of what was revoked, and how many these are."""
         files = self.dataset.files
-        removal = find_rows(self.dataset.configs, files, lambda name: pq.ParquetFile(files[name]), tombstones)
+        removal = find_rows(self.dataset.configs, files, lambda name: pq.ParquetFile(files[name]), gone_of(tombstones))
         if not removal.rows:
             return self.dataset, 0
         room = Path(tempfile.mkdtemp(dir=self.room))
@@ -165,7 +197,7 @@ class _Push:
         left = {name: path for name, path in {**files, **cut}.items() if path is not None}
         text = card.shrunk(self.dataset.readme, removal.shrinkage)
         configs = card.patterns(text)
-        if not configs:
+        if not configs and (self.append is None or self.append.is_first):
             raise AgentRolloutsError(f"all rows of {self.dataset.folder} were revoked in {self.repository.id}")
         return replace(self.dataset, readme=text, files=left, configs=configs), removal.count
 
@@ -204,7 +236,9 @@ class _Push:
                 )
         kept = list(chain.from_iterable(others.values()))
         left = [name for name in head.files if name not in dataset.files and name != CARD]
-        goes = [name for name in left if card.matches(name, old) and not card.matches(name, kept)]
+        # What an earlier dataset knew of itself is not true of this one.
+        states = {placed(f"{FOLDER}/{name}", dataset.config_name) for name in STATES}
+        goes = [name for name in left if name in states or (card.matches(name, old) and not card.matches(name, kept))]
         ours = [name for splits in dataset.configs.values() for names in splits.values() for name in names]
         if strange := [name for name in left if card.matches(name, ours) and name not in goes]:
             raise AgentRolloutsError(

@@ -72,10 +72,19 @@ class Repository:
         """Where it is to be seen."""
         return f"{self.api.endpoint}/datasets/{self.id}"
 
-    def head(self, *, create: bool) -> Head | None:
-        """What is there now; None where nothing is and nothing is to be made."""
+    @property
+    def place(self) -> str:
+        """What `load_dataset` is given."""
+        return self.id
+
+    def resolve(self) -> None:
+        """Find out whose it is, where that was not said."""
         if "/" not in self.id:
             self.id = f"{self.api.whoami()['name']}/{self.id}"
+
+    def head(self, *, create: bool) -> Head | None:
+        """What is there now; None where nothing is and nothing is to be made."""
+        self.resolve()
         try:
             info = self.api.repo_info(self.id, repo_type=_TYPE)
         except RepositoryNotFoundError:

@@ -1,6 +1,6 @@
 """Taking rows of revoked traces and families out of the files of a dataset.
 
-removal = find_rows(configs, names, open_file, tombstones)     # which rows of which files
+removal = find_rows(configs, names, open_file, revoked(tombstones))     # which rows of which files
 files = removal.cut(path_of, folder)                           # those files without them
 text = card.shrunk(text, removal.shrinkage)
 """
@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agent_rollouts import card
-from agent_rollouts.hub.manifest import digest
+from agent_rollouts.distill.state import digest
+
+Belongs: TypeAlias = "Callable[[pq.ParquetFile], set[int]]"
 
 _NAMES = ("trace_id", "session_id", "family_id")
 """What the columns end with that say to what a row belongs."""
@@ -33,6 +37,7 @@ class Removal:
         shrinkage: by config and split the rows, bytes in memory and bytes on disk less; bytes known when `cut`.
         families: the rows that stay by family.
         touched: families of which rows go.
+        traces: trace and family of these rows.
     """
 
     rows: dict[str, set[int]] = field(default_factory=dict)
@@ -41,6 +46,7 @@ class Removal:
     shrinkage: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     families: Counter[str | None] = field(default_factory=Counter)
     touched: set[str | None] = field(default_factory=set)
+    traces: set[tuple[str | None, str | None]] = field(default_factory=set)
 
     @property
     def related(self) -> int:
@@ -50,6 +56,9 @@ class Removal:
     def _relate(self, file: pq.ParquetFile, gone: set[int]) -> None:
         if "family_id" in file.schema_arrow.names:
             names = file.read(["family_id"]).column(0).to_pylist()
+            if gone and "trace_id" in file.schema_arrow.names:
+                traces = file.read(["trace_id"]).column(0).to_pylist()
+                self.traces.update((traces[number], names[number]) for number in gone)
             self.touched.update(names[number] for number in gone)
             self.families.update(name for number, name in enumerate(names) if number not in gone)
 
@@ -57,6 +66,14 @@ class Removal:
     def count(self) -> int:
         """Rows in all Parquet files."""
         return sum(len(self.rows[name]) for name in self.parts)
+
+    @property
+    def by_config(self) -> Counter[str]:
+        """Rows by config, the most first: each config of a dataset holds the same rollouts."""
+        found: Counter[str] = Counter()
+        for name, (config, _) in self.parts.items():
+            found[config] += len(self.rows[name])
+        return Counter(dict(found.most_common()))
 
     def cut(self, path_of: Callable[[str], Path], folder: Path) -> dict[str, Path | None]:
         """The files without their rows, written to `folder`; None for those that are left empty."""
@@ -75,17 +92,18 @@ class Removal:
 
 
 def find_rows(
-    configs: card.Patterns, names: Iterable[str], open_file: Callable[[str], pq.ParquetFile], tombstones: frozenset[str]
+    configs: card.Patterns, names: Iterable[str], open_file: Callable[[str], pq.ParquetFile], belongs: Belongs | None
 ) -> Removal:
-    """The rows of a dataset that are of a revoked trace or family.
+    """The rows of a dataset that are of a revoked trace or family, or belong to what must go else.
 
     Args:
         configs: the patterns of its files by config and split.
         names: the files that there are.
         open_file: opens one of Parquet; only the columns with names are read.
+        belongs: the rows of a file that must go; None where there are none.
     """
     removal = Removal()
-    if not tombstones:
+    if belongs is None:
         return removal
     every = sorted(names)
     for config, splits in configs.items():
@@ -95,7 +113,7 @@ def find_rows(
                 if not name.endswith(".parquet") or not card.matches(name, patterns):
                     continue
                 with open_file(name) as file:
-                    gone, count = belonging(file, tombstones), file.metadata.num_rows
+                    gone, count = belongs(file), file.metadata.num_rows
                     removal._relate(file, gone)
                 lines |= {total + number for number in gone}
                 total += count
@@ -107,6 +125,11 @@ def find_rows(
             if lines and beside in every:
                 removal.rows[beside], removal.left[beside] = lines, total - len(lines)
     return removal
+
+
+def revoked(tombstones: frozenset[str]) -> Belongs | None:
+    """What tells the rows of revoked traces and families."""
+    return partial(belonging, tombstones=tombstones) if tombstones else None
 
 
 def belonging(file: pq.ParquetFile, tombstones: frozenset[str]) -> set[int]:

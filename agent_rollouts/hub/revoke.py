@@ -11,12 +11,14 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from agent_rollouts import card
+from agent_rollouts.distill.state import digest
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import manifest
 from agent_rollouts.hub.bucket import place
-from agent_rollouts.hub.finished import CARD
-from agent_rollouts.hub.repository import Repository, hashes, tried
-from agent_rollouts.hub.revocation import find_rows
+from agent_rollouts.hub.finished import CARD, FUNNEL, OPTIONS, placed
+from agent_rollouts.hub.repository import Head, Repository, hashes, tried
+from agent_rollouts.hub.revocation import Removal, find_rows, revoked
+from agent_rollouts.hub.telling import REVOKED, retold, together
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def revoke(
         AgentRolloutsError: nothing is there to be revoked, or the Hub refuses.
     """
     message = commit_message or f"Revoke {len(names)} trace(s) or families with agent-rollouts"
-    tombstones = frozenset(map(manifest.digest, names))
+    tombstones = frozenset(map(digest, names))
     with tempfile.TemporaryDirectory(prefix="agent-rollouts-") as folder:
         room = Path(folder)
         repository = place(repo_id, token, revision, False, room)
@@ -83,7 +85,7 @@ def _revoke(repository: Repository, tombstones: frozenset[str], message: str, dr
         raise AgentRolloutsError(f"{repository.id} cannot be found with this token")
     known = repository.manifest(head)
     configs = card.patterns(head.card)
-    removal = find_rows(configs, head.files, lambda name: repository.parquet(name, head.commit), tombstones)
+    removal = find_rows(configs, head.files, lambda name: repository.parquet(name, head.commit), revoked(tombstones))
     rows = {name: len(removal.rows[name]) for name in removal.parts}
     found = Revoked(repository.url, None if dry_run else head.commit or None, rows, removal.related, dry_run=dry_run)
     if dry_run or (not rows and tombstones <= known.tombstones):
@@ -93,12 +95,33 @@ def _revoke(repository: Repository, tombstones: frozenset[str], message: str, dr
     left = {new[name]: path for name, path in cut.items() if path is not None}
     gone = set(cut) - set(left)
     files = {name: manifest.describe(path, hashes(path)[0]) for name, path in left.items()}
-    known = replace(known.with_files(files, gone), tombstones=known.tombstones | tombstones)
+    # A family may get another name when a longer version is read; its traces keep theirs.
+    traces = {digest(trace) for trace, family in removal.traces if trace and family and digest(family) in tombstones}
+    known = replace(known.with_files(files, gone), tombstones=known.tombstones | tombstones | traces)
     operations: list[Any] = [CommitOperationAdd(name, str(path)) for name, path in left.items()]
     operations += [CommitOperationDelete(name, is_folder=False) for name in sorted(gone)]
     operations.append(CommitOperationAdd(manifest.PATH, known.dump()))
     if rows:
         text = card.with_files(head.card, card.replaced(configs, {name: new.get(name) for name in cut}))
-        operations.append(CommitOperationAdd(CARD, card.shrunk(text, removal.shrinkage).encode()))
+        text, accounts = _told(card.shrunk(text, removal.shrinkage), removal, repository, head)
+        operations.append(CommitOperationAdd(CARD, text.encode()))
+        operations += [CommitOperationAdd(name, data) for name, data in accounts.items()]
     commit, url = repository.commit(operations, message, head.commit, create_pr=False)
     return replace(found, commit=commit or None, url=url)
+
+
+def _told(text: str, removal: Removal, repository: Repository, head: Head) -> tuple[str, dict[str, bytes]]:
+    """The card and accounts of the datasets that lose rows."""
+    accounts: dict[str, bytes] = {}
+    for config, count in removal.by_config.items():
+        name = config if placed(FUNNEL, config) in head.files else None
+        funnel, options = placed(FUNNEL, name), placed(OPTIONS, name)
+        if funnel not in head.files or options not in head.files or funnel in accounts:
+            continue
+        data = together(repository.path(funnel, head.commit).read_bytes(), None, {REVOKED: count})
+        if data is not None:
+            accounts[funnel] = data
+        configs = [config] if name else [one for one in card.patterns(text) if placed(FUNNEL, one) not in head.files]
+        options_text = repository.path(options, head.commit).read_bytes()
+        text = retold(text, configs, data, options_text, repository.place, name)
+    return text, accounts
