@@ -38,7 +38,6 @@ class CardOptions:
     """What the card says beside what is known."""
 
     license: Annotated[str | None, "License of the dataset, as the Hub names it (cc-by-4.0, apache-2.0, other)"] = None
-    language: Annotated[tuple[str, ...], "Language that people speak in it, as ISO 639 names it (en)"] = ()
 
 
 def card(shards: Shards, funnel: Funnel, work: Work, place: str) -> str:
@@ -122,8 +121,8 @@ trainer = SFTTrainer("MODEL", SFTConfig("out", max_length=32768), train_dataset=
 trainer.train()
 ```
 """,
-    "sharegpt": """With LLaMA-Factory, whose converter (0.9.5) was run on such rows. Download `sharegpt/train.jsonl`, and put
-this into `dataset_info.json`:
+    "sharegpt": """With LLaMA-Factory, whose converter (0.9.5) was run on such rows. Download `sharegpt/train.jsonl`,
+and put this into `dataset_info.json`:
 
 ```json
 {{"rollouts": {{"file_name": "sharegpt/train.jsonl", "formatting": "sharegpt",
