@@ -155,6 +155,7 @@ def _header(shards: Shards, work: Work) -> dict[str, Any]:
                 "dataset_size": sum(sizes.values()),
             }
         )
+    languages = [name for name in work.options.language if not name.startswith("!")]
     most = max((sum(split["num_examples"] for split in info["splits"]) for info in infos), default=0)
     return {
         "configs": configs,
@@ -163,7 +164,7 @@ def _header(shards: Shards, work: Work) -> dict[str, Any]:
         "task_categories": ["text-generation"],
         "size_categories": [size_category(most)],
         **({"license": work.options.license} if work.options.license else {}),
-        **({"language": list(work.options.language)} if work.options.language else {}),
+        **({"language": languages} if languages else {}),
     }
 
 
