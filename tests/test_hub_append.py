@@ -246,3 +246,42 @@ def test_options_are_those_of_the_command(hub: HubServer, sessions: Path) -> Non
     made = yaml.safe_load(hub.files(ID)["options.yaml"])
     assert made["shape"] == ["messages"]
     assert "user--rollouts.json" in made["redaction_state"]
+
+
+def test_other_places(hub: HubServer, xet: Path, sessions: Path) -> None:
+    """A branch grows for itself; a bucket does not."""
+    distill(sessions)
+    session(sessions, "d")
+    distill(sessions, "--revision", "dev")
+    session(sessions, "e")
+    distill(sessions, "--revision", "dev")
+    distill(sessions, "--create-pr")
+    assert sorted(names("messages", "train")) == ["a", "b", "c"]
+    for revision in ("dev", "refs/pr/1"):
+        assert sorted(names("messages", "train", revision=revision)) == ["a", "b", "c", "d", "e"]
+    bucket = "buckets/user/store/one"
+    distill(sessions, repo_id=bucket)
+    distill(sessions, repo_id=bucket, said="no state by which it could grow")
+    distill(sessions, "--rebuild", repo_id=bucket)
+    assert len(names("messages", "train", bucket)) == 5
+
+
+def test_refusals(hub: HubServer, sessions: Path, tmp_path: Path) -> None:
+    hub.create(ID, private=False)
+    distill(sessions, said="is public, and nothing was sent")
+    distill(sessions, "--public")
+    session(sessions, "d")
+    distill(sessions, "--no-redact", "--public", said="was redacted, and nothing was sent")
+    distill(sessions, "--shape", "openai", "--public", said="has no openai, and rows are only added")
+    assert sorted(names("messages", "train")) == ["a", "b", "c"]
+    output = tmp_path / "out"
+    told = distill(sessions, "--public", "--output", output)
+    assert "is as it was; rows were added on the Hub alone" in told
+    assert not output.exists()
+
+
+def test_an_output_is_left_too(hub: HubServer, sessions: Path, tmp_path: Path) -> None:
+    distill(sessions, "--output", tmp_path / "out")
+    assert len(load_dataset(str(tmp_path / "out"), split="train")) == 3
+    assert run(["push", tmp_path / "out", ID, "--dry-run"]).count("would") == 0
+    assert "messages/train-00000-of-00001.parquet" in hub.files(ID)

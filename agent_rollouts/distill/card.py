@@ -97,9 +97,9 @@ def section(records: Records, funnel: Funnel, options: Options, place: str, name
     return Template(_CARD.read_text(encoding="utf-8")).substitute(values)
 
 
-# Each was run: by tests/test_hub_card.py, and against LLaMA-Factory 0.9.5's own converter.
+# What was run, and no more: TRL's by tests/test_hub_card.py, LLaMA-Factory's rows by its own converter.
 _TRAIN = {
-    "messages": """With TRL, which trains on every answer (`assistant_only_loss`) or on all text:
+    "messages": """With TRL, on all text, or with `assistant_only_loss=True` on every answer:
 
 ```python
 from datasets import load_dataset

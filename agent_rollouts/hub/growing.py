@@ -154,7 +154,7 @@ class _Growing:
         about: dict[str, Any] = {"pii": options.pii, "hosts": options.redact_hosts, "deny": options.deny}
         redactor = Redactor(**about, state=numbers.state) if options.redact and added is not None else None
         append = None
-        if added is not None or (self.key is not None and not rebuild):
+        if added is not None or (self.key is not None and not rebuild and not is_bucket(self.repository.place)):
             append = Append(state or b"", added.replaced if added else (), redactor, is_first=added is None)
         new = folder / FOLDER / STATE
         if self.key is not None and not push["dry_run"]:
@@ -200,6 +200,8 @@ class _Growing:
                     f"--config-name, {again}"
                 )
             return None
+        if self.key is None:
+            raise AgentRolloutsError(f"{name} was redacted, and nothing was sent; leave --no-redact out, {again}")
         earlier = State.load(self.room)
         if earlier.key != key_of(numbers.salt):
             raise AgentRolloutsError(f"{self.key} is not the key of {name}; copy the one that is, {again}")
