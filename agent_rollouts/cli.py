@@ -1,4 +1,4 @@
-"""The command line: `agent-rollouts distill | push | revoke | inspect | families | redact | fingerprint | audit | …`.
+"""The command line: `agent-rollouts distill | push | revoke | generate | inspect | families | redact | audit | …`.
 
 Thin over the library.
 """
@@ -35,6 +35,7 @@ from agent_rollouts.distill.redact import report
 from agent_rollouts.distill.write import check_output
 from agent_rollouts.errors import AgentRolloutsError, FormatError
 from agent_rollouts.features import row
+from agent_rollouts.generate.cli import command as generate
 from agent_rollouts.loading import default_roots
 from agent_rollouts.rollout import HISTORIES
 from agent_rollouts.source import each, find, reason, stamped
@@ -505,7 +506,8 @@ def _redact(
             for place in report([row(rollout)], pii=pii, hosts=redact_hosts, deny=deny):
                 counts[place.kind] += 1
                 if is_report:
-                    click.echo(f"{place.file}: {rollout.trace_id}, {place.column}: {place.kind} {place.masked}")
+                    where = place.column if place.message is None else f"message {place.message}"
+                    click.echo(f"{place.file}: {rollout.trace_id}, {where}: {place.kind} {place.masked}")
     _counts(f"{rows:,} rollouts", counts)
     if not counts:
         click.echo(f"{rows:,} rollouts: nothing found")
@@ -538,6 +540,9 @@ def _formats() -> None:
         click.echo(f"  told by {config.recognised_by}")
 
 
+main.add_command(generate)
+
+
 def _files(source: Sequence[str], format: str, pattern: str | None, recursive: bool) -> list[str]:
     return find(list(source) or default_roots(format), **file_rules(format, pattern), recursive=recursive)
 
@@ -563,7 +568,7 @@ def _summary(funnel: Funnel, options: Options, output: Path | None) -> None:
     files = funnel.counts.get("files", Counter())
     click.echo(f"{funnel.files:,} files: " + ", ".join(f"{count:,} {what}" for what, count in files.most_common()))
     rows = funnel.counts.get("rows", Counter())
-    about, how = ("", "") if options.tokenizer else ("about ", " (UTF-8 bytes / 4)")
+    about, how = ("", "") if options.tokenizer else ("about ", " (estimated)")
     click.echo(
         f"{rows['rows']:,} rows of {rows['rollouts']:,} rollouts: {rows['messages']:,} messages, "
         f"{rows['tool calls']:,} tool calls, {about}{rows['tokens']:,} tokens{how}; "

@@ -7,7 +7,8 @@ AgentRolloutsError (ValueError)
 ├── MovedError      a dataset on the Hub that was changed by others between reading and writing
 ├── EndpointError   a language model that cannot be asked: its key, address or name, or its server is down
 ├── AnswerError     a request to a language model that has no answer; others may have
-└── HaltedError     a request that was not made: the run was stopped, or its limit of cost is reached
+├── HaltedError     a request that was not made: the run was stopped, or its limit of cost is reached
+└── ToolError       what a tool of a generating agent could not do; the model reads why
 """
 
 from __future__ import annotations
@@ -47,3 +48,7 @@ class AnswerError(AgentRolloutsError):
 
 class HaltedError(AgentRolloutsError):
     """A request that was not made: the run was stopped, or its limit of cost is reached."""
+
+
+class ToolError(AgentRolloutsError):
+    """What a tool of a generating agent could not do; its message goes back to the model."""

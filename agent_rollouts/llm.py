@@ -18,6 +18,7 @@ import random
 import sqlite3
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -451,7 +452,16 @@ class Endpoint:
                 self._client = OpenAI(
                     api_key=self._key or "none", base_url=self.base_url, timeout=self.timeout, max_retries=0
                 )
+                # Its connections are kept open for the next question.
+                self._closing = weakref.finalize(self, self._client.close)
             return self._client
+
+    def close(self) -> None:
+        """End its connections; it may be asked again."""
+        with self._lock:
+            if self._client is not None:
+                self._closing()
+                self._client = None
 
 
 def in_order(

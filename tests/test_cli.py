@@ -38,7 +38,7 @@ def test_help_lists_all_commands() -> None:
     text = run("--help").stdout
     listed = dict(re.findall(r"^  ([a-z]+)  +(\S.*)$", text.partition("Commands:")[2], re.M))
     assert list(listed) == sorted(main.commands) == [
-        "audit", "distill", "families", "fingerprint", "formats", "inspect", "push", "redact", "revoke",
+        "audit", "distill", "families", "fingerprint", "formats", "generate", "inspect", "push", "redact", "revoke",
     ]  # fmt: skip
     assert all(summary.endswith((".", "...")) for summary in listed.values())
 
@@ -228,8 +228,8 @@ def test_redact_shows_kinds_and_places_and_no_value(tmp_path: Path) -> None:
     assert result.stderr.startswith(f"left out: {tmp_path / 'torn.jsonl'} is not of ")
     places = run("redact", tmp_path, "--report", "--deny", "project plum", "--no-pii").stdout
     assert places.splitlines() == [
-        f"{path}: s1, messages: GITHUB_TOKEN gh…R6 (40)",
-        f"{path}: s1, messages: DENIED … (12)",
+        f"{path}: s1, message 0: GITHUB_TOKEN gh…R6 (40)",
+        f"{path}: s1, message 0: DENIED … (12)",
         "1 rollouts: GITHUB_TOKEN 1, DENIED 1",
     ]
     assert run("redact", tmp_path, "--no-pii", "--file-pattern", "none*").exit_code == 1
@@ -288,7 +288,7 @@ def test_a_file_of_options_and_flags_that_come_first(tmp_path: Path) -> None:
     config = put(tmp_path / "distill.yaml", b"max_tokens: 300\nshape: [openai]\nsplits: {train: 0.5, test: 0.5}\n")
     words = ["distill", "--demo", "--config", config, "--output"]
     assert run(*words, tmp_path / "a").exit_code == 0
-    assert sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_dir()) == [".agent_rollouts", "openai"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_dir()) == ["openai"]
     assert run(*words, tmp_path / "b", "--shape", "messages", "--no-redact").exit_code == 0
     written = yaml.safe_load((tmp_path / "b" / "options.yaml").read_text(encoding="utf-8"))
     assert (written["shape"], written["max_tokens"], written["redact"]) == (["messages"], 300, False)

@@ -148,7 +148,7 @@ def test_demo_summary(demo: tuple[Path, str]) -> None:
     assert files == "3 with rollouts"
     assert re.fullmatch(
         f"3 rows of 3 rollouts: {messages} messages, {calls} tool calls, "
-        rf"about \d,\d{{3}} tokens \(UTF-8 bytes / 4\); {answers} answers to train on",
+        rf"about \d,\d{{3}} tokens \(estimated\); {answers} answers to train on",
         rollouts,
     )
     assert skipped.startswith("parts of files not used: record: event_msg token_count 2, ")

@@ -302,7 +302,7 @@ class Work:
             row = weigh(row, keep_failed_calls=options.keep_failed_calls)
         # Pictures stay behind: no shape shows them.
         media = [{**medium, "bytes": None} for medium in row.get("media") or ()]
-        row = {**row, "media": media, "_order": order, "_size": size(row["messages"]), "_key": name}
+        row = {**row, "media": media, "_order": order, "_size": [*size(row["messages"])], "_key": [*name]}
         return row, self.filters.late(row)
 
     # -- phase B
@@ -386,11 +386,11 @@ class Work:
         options = self.options
         came = size(row["messages"])
         if "windows" not in self.stages:
-            yield {**counted(row, self.tokens), "_own": came}
+            yield {**counted(row, self.tokens), "_own": [*came]}
             return
         try:
             if options.max_tokens is None:
-                yield {**counted(row, self.tokens), "_own": came}
+                yield {**counted(row, self.tokens), "_own": [*came]}
                 funnel.took("windows", came)
                 return
             cut = windows(
@@ -409,7 +409,7 @@ class Work:
             now = size((window["messages"][place] for place in mine), 0)
             shown = shown.plus(now)
             stage.remove(SHORTENED, before.minus(now))
-            yield {**window, "_own": now.plus(Size(0 if number else 1))}
+            yield {**window, "_own": [*now.plus(Size(0 if number else 1))]}
         stage.went = stage.went.plus(shown)
         for index, why in cut.removed.items():
             stage.remove(why, size([row["messages"][index]], 0))

@@ -22,6 +22,8 @@ Three eras, told apart by nothing but what a line holds:
 * `session_id` is the number of a prompt in its list, and the same in every run.
 * Reasoning stands before `</think>` and one line break, then comes the text as it was.
 * A failed session is written too: `completed` is false and `error` says why.
+* `agent-rollouts generate` writes era C, too; its results are bare, and a key `is_error` says which failed. Its metadata
+  also holds `model`, `started_at` and `ended_at`.
 
 Source of the rules: TeichAI/agentic-datagen, both layouts, and 80 sessions made with them.
 """  # noqa: E501  (the record and the table are shown as they stand)
@@ -60,7 +62,7 @@ def _is_start(record: dict[str, JSON]) -> bool:
         return False
     results = [m for m in record["messages"] if isinstance(m, dict) and m.get("role") == "tool"]
     # The last one may be cut off itself.
-    written = [result for result in results if list(result) == _RESULT_KEYS]
+    written = [result for result in results if list(result)[:4] == _RESULT_KEYS]
     if "prompt" in record:
         return len(written) >= len(results) - 1
     return bool(written) and all(_success(result["content"]) is not None for result in written)
@@ -97,6 +99,10 @@ def _facts(record: dict[str, JSON], name: str) -> Iterator[Event]:
     values: dict[str, JSON] = {"trace_id": name}
     if isinstance(metadata.get("completed"), bool):
         values["completed"] = metadata["completed"]
+    # `agent-rollouts generate` notes what the program leaves out.
+    for key in ("model", "started_at", "ended_at"):
+        if isinstance(metadata.get(key), str):
+            values[key] = metadata[key]
     meta = {key: value for key, value in metadata.items() if key != "prompt" and key not in values}
     if prompt != first:
         meta["prompt"] = prompt
@@ -120,7 +126,8 @@ def _usage(counts: JSON, meta: dict[str, JSON]) -> Iterator[Event]:
 def _message(message: dict[str, JSON], at: At) -> Iterator[Event]:
     content = message.get("content")
     if message.get("role") == "tool":
-        success = _success(content)
+        said = message.get("is_error")  # ours; the program itself wraps what failed
+        success = not said if isinstance(said, bool) else _success(content)
         if content is not None and not isinstance(content, str):
             message = {**message, "content": jsontext.exact_text(content)}
         yield from message_events(message, at, is_error=None if success is None else not success)

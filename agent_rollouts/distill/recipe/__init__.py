@@ -188,12 +188,13 @@ def run(
     chosen = chosen.with_options(options.recipe_option, digest_tokens=options.digest_tokens)
     with closing(Cache(options.answers_file or default_cache())) as cache:
         work = _Work(chosen, options, cache, report or Report(), progress)
-        yield from in_order(
-            work.row,
-            _sendable(rows, options),
-            concurrency=options.concurrency,
-            stop=lambda: work.meter.halt("stopped"),
-        )
+        with closing(work):
+            yield from in_order(
+                work.row,
+                _sendable(rows, options),
+                concurrency=options.concurrency,
+                stop=lambda: work.meter.halt("stopped"),
+            )
 
 
 def default_cache() -> Path:
@@ -218,6 +219,10 @@ class _Work:
         self.meter.max_cost = options.max_cost
         self.askers = self._askers(options, cache)
         self._lock = threading.Lock()
+
+    def close(self) -> None:
+        for asker in self.askers.values():
+            asker.endpoint.close()
 
     def row(self, row: Row) -> dict[str, Any]:
         answers: dict[str, Any] = {}
