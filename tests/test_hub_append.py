@@ -10,6 +10,7 @@ import yaml
 from datasets import load_dataset
 
 from agent_rollouts.card import fields
+from agent_rollouts.distill import Funnel
 from tests.growing import distill, run, session
 from tests.hub_server import HubServer
 from tests.published import ID, names
@@ -170,6 +171,24 @@ def test_dry_run(hub: HubServer, sessions: Path, data_home: Path) -> None:
     assert "would be sent: messages/train-a00001-00000-of-00001.parquet" in distill(sessions, "--dry-run")
     assert len(hub.repos[ID].commits) == commits
     assert hub.asked("POST", "/commit/")[-1].status == 200
+
+
+def test_the_account_of_all_runs_adds_up(hub: HubServer, sessions: Path) -> None:
+    """Also when a run has stages that another has not; what is read again is the same account."""
+    distill(sessions)
+    (sessions / "broken.jsonl").write_bytes(b"no session at all")
+    session(sessions, "d", turns=6)
+    distill(sessions, "--max-tokens", "200")
+    session(sessions, "e")
+    distill(sessions)
+    said = orjson.loads(hub.files(ID)["funnel.json"])
+    funnel = Funnel.from_json(said)
+    funnel.check()
+    assert funnel.to_json() == said
+    stages = {stage["stage"]: stage for stage in said["stages"]}
+    assert stages["windows"]["came"] == stages["filters"]["went"]
+    assert stages["read"]["came"]["rows"] == stages["windows"]["came"]["rows"] == 5
+    assert "windows of them" in said["counts"]["windows"]
 
 
 # The key

@@ -247,8 +247,8 @@ def test_every_option_has_a_flag_and_help() -> None:
         # A flag that is not given must not hide what a file says.
         assert flag.default in (None, ()) or repr(flag.default) == "Sentinel.UNSET"
     assert set(flags) - set(NAMES) == {
-        "output", "demo", "preview", "config", "push_to_hub", "rebuild", "private", "create_pr", "revision", "config_name",
-        "commit_message", "dry_run",
+        "output", "demo", "preview", "config", "push_to_hub", "rebuild", "private", "create_pr", "revision",
+        "config_name", "commit_message", "dry_run",
     }  # fmt: skip
 
 
