@@ -173,6 +173,20 @@ def test_dry_run(hub: HubServer, sessions: Path, data_home: Path) -> None:
     assert hub.asked("POST", "/commit/")[-1].status == 200
 
 
+def test_what_is_there_stays(hub: HubServer, sessions: Path, tmp_path: Path) -> None:
+    """Of a file with many sessions one is new; another file has lost most of its session."""
+    many = tmp_path / "many"
+    whole = [session(many, name, turns=3).read_bytes() for name in "xyz"]
+    (sessions / "many.jsonl").write_bytes(b"".join(whole[:2]))
+    distill(sessions)
+    (sessions / "many.jsonl").write_bytes(b"".join([whole[0], session(many, "y").read_bytes(), whole[2]]))
+    shards = {name: data for name, data in hub.files(ID).items() if name.startswith("messages/")}
+    assert "is in the dataset already, with as many turns or more" in distill(sessions)
+    assert rows() == {"a": 2, "b": 2, "c": 2, "x": 6, "y": 6, "z": 6}
+    assert shards.items() <= hub.files(ID).items()
+    distill(sessions, "--no-families", said="what is new on the Hub is told by families")
+
+
 def test_the_account_of_all_runs_adds_up(hub: HubServer, sessions: Path) -> None:
     """Also when a run has stages that another has not; what is read again is the same account."""
     distill(sessions)

@@ -82,6 +82,10 @@ def distill_to_hub(
     Raises:
         AgentRolloutsError: as of `write_dataset` and `publish`; or what is there cannot be added to.
     """
+    if not options.families:
+        raise AgentRolloutsError(
+            "what is new on the Hub is told by families; leave --no-families out, or push a folder"
+        )
     paths = list(files)
     with tempfile.TemporaryDirectory(prefix="agent-rollouts-") as folder:
         room = Path(folder)
