@@ -23,6 +23,8 @@ __all__ = [
     "__version__",
     "distill",
     "load_rollouts",
+    "publish",
+    "revoke",
     "to_chat",
 ]
 
@@ -33,4 +35,6 @@ def __getattr__(name: str) -> Any:
     # Distilling needs more than reading does; who only reads need not wait for it.
     if name == "distill":
         return import_module("agent_rollouts.distill")
+    if name in ("publish", "revoke"):
+        return getattr(import_module("agent_rollouts.hub"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

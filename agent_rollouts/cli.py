@@ -1,4 +1,4 @@
-"""The command line: `agent-rollouts distill | generate | inspect | families | redact | fingerprint | audit | formats`.
+"""The command line: `agent-rollouts distill | push | revoke | generate | inspect | families | redact | audit | …`.
 
 Thin over the library.
 """
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import datasets
@@ -38,6 +39,9 @@ from agent_rollouts.generate.cli import command as generate
 from agent_rollouts.loading import default_roots
 from agent_rollouts.rollout import HISTORIES
 from agent_rollouts.source import each, find, reason, stamped
+
+if TYPE_CHECKING:
+    from agent_rollouts.hub import Published
 
 DEMO = Path(__file__).parent / "demo"
 _PREVIEWED = 20
@@ -101,9 +105,28 @@ def _default(field: Field) -> str:
     return ", ".join(field.default) if field.may_repeat else "" if field.default is None else str(field.default)
 
 
+def _pushing(command: Callable[..., None]) -> Callable[..., None]:
+    """The flags of a push."""
+    for names, options in reversed(
+        (
+            (["--private/--public"], {"default": True, "help": "Who sees a new repository.  [default: private]"}),
+            (["--create-pr"], {"is_flag": True, "help": "Open a pull request instead of changing the branch."}),
+            (["--revision"], {"help": "Branch or pull request (refs/pr/1).  [default: main]"}),
+            (["--config-name"], {"help": "Name of the config, where that is not to be its shape's."}),
+            (["--commit-message"], {"help": "Message of the commit."}),
+            (["--dry-run"], {"is_flag": True, "help": "Do all but send, and tell what would be sent."}),
+        )
+    ):
+        command = click.option(*names, **options)(command)
+    return command
+
+
 @main.command("distill")
 @_sources
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the dataset.")
+@click.option("--push-to-hub", metavar="REPO", help="Dataset on the Hub (user/name): begin it, or add what is new.")
+@click.option("--rebuild", is_flag=True, help="Push all anew, in the place of the dataset that is there.")
+@_pushing
 @click.option("--demo", is_flag=True, help="Read the invented sessions that come with the package.")
 @click.option(
     "--preview", is_flag=True, help="Print one record of each shape, of the first rollouts, and write nothing."
@@ -115,18 +138,34 @@ def _default(field: Field) -> str:
 )
 @_distilling
 def _distill(
-    source: Sequence[str], output: Path | None, demo: bool, preview: bool, config: Path | None, **flags: object
+    source: Sequence[str],
+    output: Path | None,
+    push_to_hub: str | None,
+    rebuild: bool,
+    private: bool,
+    create_pr: bool,
+    revision: str | None,
+    config_name: str | None,
+    commit_message: str | None,
+    dry_run: bool,
+    demo: bool,
+    preview: bool,
+    config: Path | None,
+    **flags: object,
 ) -> None:
     """Write sessions as a dataset that trainers take as it is.
 
     OUTPUT/<shape>/<split>-*.parquet holds the records, OUTPUT/README.md a card, OUTPUT/funnel.json the account of
     all that was removed; `load_dataset("OUTPUT")` reads them. The folder appears when everything is written and
     checked, so that an interrupted run leaves no half dataset.
+
+    With --push-to-hub the dataset goes to the Hub, private unless --public is said. Run again, the command reads new
+    and changed sessions alone and adds their rows; what is there stays, also when its files are gone here.
     """
     if demo and source:
         raise click.UsageError("--demo reads sessions of its own; leave SOURCE out")
-    if (output is None) != preview:
-        raise click.UsageError("give --output, or --preview instead")
+    if (output is None and push_to_hub is None) != preview or (preview and push_to_hub):
+        raise click.UsageError("give --output or --push-to-hub, or --preview instead")
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     options = Options.load(config, **given)
     if output is not None:
@@ -134,11 +173,115 @@ def _distill(
     files = _files((str(DEMO),) if demo else source, options.format, options.file_pattern, options.recursive)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+    if push_to_hub is not None:
+        from agent_rollouts.hub import distill_to_hub
+
+        done = distill_to_hub(
+            files, options, push_to_hub, output=output, rebuild=rebuild, name_of=_shown, command=_command_line(),
+            private=private, create_pr=create_pr, revision=revision, config_name=config_name,
+            commit_message=commit_message, dry_run=dry_run,
+        )  # fmt: skip
+        if done.funnel is not None:
+            _summary(done.funnel, options, None if done.added else output)
+        if done.added and output is not None:
+            click.echo(f"note: {output} is as it was; rows were added on the Hub alone", err=True)
+        _published(done.published)
+        return
     if output is None:
         _preview(files, options)
         return
     funnel = distill_files(files, output, options, name_of=_shown, command=_command_line())
     _summary(funnel, options, output)
+
+
+@main.command("push")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("repo")
+@_pushing
+@click.option(
+    "--pii/--no-pii", default=True, help="The audit looks for names, e-mail and IP addresses.  [default: pii]"
+)
+@click.option("--redact-hosts", is_flag=True, help="The audit looks for names of machines in private domains, too.")
+@click.option("--deny", multiple=True, metavar="WORD", help="The audit looks for this word; may be given again.")
+def _push(
+    folder: Path,
+    repo: str,
+    private: bool,
+    create_pr: bool,
+    revision: str | None,
+    config_name: str | None,
+    commit_message: str | None,
+    dry_run: bool,
+    pii: bool,
+    redact_hosts: bool,
+    deny: tuple[str, ...],
+) -> None:
+    """Push a dataset that `distill` wrote to FOLDER to REPO on the Hub, in one commit, when no secret is found in it.
+
+    Its splits take the place of those of the same name there; other configs, files and the text of others stay.
+    """
+    from agent_rollouts.hub import publish
+
+    _published(
+        publish(
+            folder,
+            repo,
+            private=private,
+            create_pr=create_pr,
+            revision=revision,
+            config_name=config_name,
+            commit_message=commit_message,
+            dry_run=dry_run,
+            pii=pii,
+            hosts=redact_hosts,
+            deny=deny,
+        )
+    )
+
+
+@main.command("revoke")
+@click.argument("name", nargs=-1, required=True)
+@click.option("--repo", required=True, help="Dataset on the Hub (user/name).")
+@click.option("--revision", help="Branch or pull request (refs/pr/1).  [default: main]")
+@click.option("--commit-message", help="Message of the commit.")
+@click.option("--erase-history", is_flag=True, help="Earlier commits go, too, for everybody and for good.")
+@click.option("--dry-run", is_flag=True, help="Only tell which rows would go.")
+def _revoke(
+    name: Sequence[str],
+    repo: str,
+    revision: str | None,
+    commit_message: str | None,
+    erase_history: bool,
+    dry_run: bool,
+) -> None:
+    """Take all rows of traces or families (NAME: trace_id or family_id) out of a dataset on the Hub, for good.
+
+    Later pushes leave them out, too.
+    """
+    from agent_rollouts.hub import revoke
+
+    done = revoke(
+        name, repo, revision=revision, commit_message=commit_message, erase_history=erase_history, dry_run=dry_run
+    )
+    for file, count in done.rows.items():
+        click.echo(f"{'would go' if dry_run else 'gone'}: {count:,} rows of {file}")
+    for notice in done.notices:
+        click.echo(f"note: {notice}", err=True)
+    click.echo(done.url)
+
+
+def _published(done: Published) -> None:
+    """What was sent, and where it is to be seen."""
+    for file, size in done.uploaded.items():
+        click.echo(f"{'would be sent' if done.dry_run else 'sent'}: {file}, {size:,} bytes")
+    for file in done.deleted:
+        click.echo(f"{'would go' if done.dry_run else 'gone'}: {file}")
+    if done.revoked:
+        click.echo(f"left out, since it was revoked there: {done.revoked:,} rows")
+    if not done.uploaded and not done.deleted:
+        click.echo("nothing is new: nothing was sent")
+    seen = {True: ", private", False: ", public", None: ""}[done.private]
+    click.echo(f"{done.url}{seen}{f', commit {done.commit[:7]}' if done.commit else ''}")
 
 
 _SECRET_FLAGS = ("--deny", "--canary")
@@ -420,7 +563,7 @@ def _shown(path: str) -> str:
     return path.replace(str(DEMO), "demo")
 
 
-def _summary(funnel: Funnel, options: Options, output: Path) -> None:
+def _summary(funnel: Funnel, options: Options, output: Path | None) -> None:
     click.echo(funnel.text())
     files = funnel.counts.get("files", Counter())
     click.echo(f"{funnel.files:,} files: " + ", ".join(f"{count:,} {what}" for what, count in files.most_common()))
@@ -439,7 +582,7 @@ def _summary(funnel: Funnel, options: Options, output: Path) -> None:
     if options.redact:
         _counts("replaced by placeholders", funnel.counts.get("redactions", Counter()))
     else:
-        click.echo(f"NOT REDACTED: whatever paths, names and keys the sessions hold is in {output}")
+        click.echo(f"NOT REDACTED: whatever paths, names and keys the sessions hold is in {output or 'the dataset'}")
     _counts("outcomes", funnel.counts.get("outcomes", Counter()))
     if told := funnel.recipe:
         cost = "at a cost that is not known" if told["cost_usd"] is None else f"for ${told['cost_usd']:.4f}"
@@ -449,7 +592,8 @@ def _summary(funnel: Funnel, options: Options, output: Path) -> None:
         _counts(f"records of {shape}", funnel.counts.get(f"records: {shape}", Counter()))
     for notice in funnel.notices[:10]:
         click.echo(f"note: {notice}", err=True)
-    click.echo(f'written: {output}; load it with load_dataset("{output}")')
+    if output is not None:
+        click.echo(f'written: {output}; load it with load_dataset("{output}")')
 
 
 def _counts(title: str, counts: Counter[str]) -> None:

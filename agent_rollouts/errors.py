@@ -4,6 +4,7 @@ AgentRolloutsError (ValueError)
 ├── SourceError     nothing to read where the user pointed
 ├── FormatError     an unknown format, a file no decoder claims, or one that two claim
 ├── BadFileError    a file that could not be read, with `on_bad_files="error"`
+├── MovedError      a dataset on the Hub that was changed by others between reading and writing
 ├── EndpointError   a language model that cannot be asked: its key, address or name, or its server is down
 ├── AnswerError     a request to a language model that has no answer; others may have
 ├── HaltedError     a request that was not made: the run was stopped, or its limit of cost is reached
@@ -27,6 +28,10 @@ class FormatError(AgentRolloutsError):
 
 class BadFileError(AgentRolloutsError):
     """A file that could not be read; raised only with `on_bad_files="error"`."""
+
+
+class MovedError(AgentRolloutsError):
+    """A dataset on the Hub that is no longer what it was when was found out what is new for it."""
 
 
 class EndpointError(AgentRolloutsError):

@@ -22,6 +22,7 @@ settings.register_profile("random", _CALM)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 FIXTURES = Path(__file__).parent / "fixtures"
+pytest_plugins = ["tests.hub_fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

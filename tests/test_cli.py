@@ -38,7 +38,7 @@ def test_help_lists_all_commands() -> None:
     text = run("--help").stdout
     listed = dict(re.findall(r"^  ([a-z]+)  +(\S.*)$", text.partition("Commands:")[2], re.M))
     assert list(listed) == sorted(main.commands) == [
-        "audit", "distill", "families", "fingerprint", "formats", "generate", "inspect", "redact",
+        "audit", "distill", "families", "fingerprint", "formats", "generate", "inspect", "push", "redact", "revoke",
     ]  # fmt: skip
     assert all(summary.endswith((".", "...")) for summary in listed.values())
 
@@ -359,9 +359,9 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
 
 
 def test_wrong_use(tmp_path: Path) -> None:
-    assert "give --output, or --preview instead" in run("distill", "--demo").stderr
+    assert "give --output or --push-to-hub, or --preview instead" in run("distill", "--demo").stderr
     both = run("distill", "--demo", "--preview", "--output", tmp_path / "dataset")
-    assert (both.exit_code, "give --output, or --preview instead" in both.stderr) == (2, True)
+    assert (both.exit_code, "give --output or --push-to-hub, or --preview instead" in both.stderr) == (2, True)
     assert "leave SOURCE out" in run("distill", tmp_path, "--demo", "--output", tmp_path / "dataset").stderr
     assert "'old' is not one of 'full', 'segments', 'context'" in run("families", "--history", "old").stderr
     result = run("distill", "--demo", "--history", "old", "--output", tmp_path / "dataset")

@@ -258,7 +258,10 @@ def test_every_option_has_a_flag_and_help() -> None:
         assert field.help in str(flag.help)
         # A flag that is not given must not hide what a file says.
         assert flag.default in (None, ()) or repr(flag.default) == "Sentinel.UNSET"
-    assert set(flags) - set(NAMES) == {"output", "demo", "preview", "config"}
+    assert set(flags) - set(NAMES) == {
+        "output", "demo", "preview", "config", "push_to_hub", "rebuild", "private", "create_pr", "revision",
+        "config_name", "commit_message", "dry_run",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -44,6 +44,8 @@ def test_public_names() -> None:
         "__version__",
         "distill",
         "load_rollouts",
+        "publish",
+        "revoke",
         "to_chat",
     ]
     assert all(hasattr(agent_rollouts, name) for name in agent_rollouts.__all__)

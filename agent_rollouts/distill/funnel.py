@@ -104,6 +104,7 @@ class Funnel:
         contaminated: what `decontaminate` reports of the rows that it removed.
         notices: what the user should know, each one sentence.
         recipe: what a language model was asked, see `recipe.Report`.
+        runs: `version` and `command` of each run whose account this is.
     """
 
     files: int = 0
@@ -114,6 +115,7 @@ class Funnel:
     contaminated: list[dict[str, Any]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     recipe: dict[str, Any] | None = None
+    runs: list[dict[str, str]] = field(default_factory=list)
 
     def stage(self, name: str) -> Stage:
         """The stage of a name, new where there was none."""
@@ -145,6 +147,7 @@ class Funnel:
             self.count(kind, counts)
         self.copies |= other.copies
         self.contaminated += other.contaminated
+        self.runs += other.runs
         self.notices += [notice for notice in other.notices if notice not in self.notices]
 
     def check(self) -> None:
@@ -227,7 +230,39 @@ class Funnel:
             "contaminated": self.contaminated,
             "notices": self.notices,
             "recipe": self.recipe,
+            "runs": self.runs,
         }
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Funnel:
+        """The account that `to_json` gave.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        stages = {
+            stage["stage"]: Stage(
+                Size(**stage["came"]),
+                Size(**stage["went"]),
+                {what["reason"]: Size(*(what[name] for name in Size._fields)) for what in stage["removed"]},
+            )
+            for stage in said["stages"]
+        }
+        copies = {
+            (one["source_path"], one["trace_id"]): (one["owner"]["source_path"], one["owner"]["trace_id"])
+            for one in said["copies"]
+        }
+        counts = {kind: Counter(found) for kind, found in said["counts"].items()}
+        read, bad = said["files"]["read"], dict(said["files"]["bad"])
+        more = (said["contaminated"], said["notices"], said["recipe"], said["runs"])
+        return cls(read, bad, stages, counts, copies, *more)
+
+    def followed_by(self, other: Funnel) -> Funnel:
+        """The account of two runs together; what went through a stage that only one had went through unchanged."""
+        for one, another in ((self, other), (other, self)):
+            one.stages = dict(_aligned(one.stages, another.stages))
+        self.merge(other)
+        return self
 
     def _shown(self) -> Iterator[tuple[str, str, tuple[str, str, str]]]:
         """`lines` in words; tokens are rounded so that they add up."""
@@ -254,6 +289,21 @@ class Funnel:
             cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
             shown.append("  ".join([name.ljust(widths[0]), *cells]).rstrip())
         return "\n".join(shown)
+
+
+def _aligned(mine: Mapping[str, Stage], others: Mapping[str, Stage]) -> Iterator[tuple[str, Stage]]:
+    """These stages, and between them those that only the others have."""
+    order, before = list(mine), ""
+    for name in others:
+        if name not in mine:
+            order.insert(order.index(before) + 1 if before else 0, name)
+        before = name
+    passed = Size()
+    for name in order:
+        is_shape = name.startswith(_SHAPE)
+        stage = mine.get(name) or (Stage() if is_shape else Stage(passed, passed))
+        yield name, stage
+        passed = passed if is_shape else stage.went
 
 
 def _numbers(told: tuple[int, int, int], why: str) -> tuple[str, str, str]:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, NamedTuple, Union
 
 import yaml
 
+from agent_rollouts.distill.card import CardOptions
 from agent_rollouts.distill.filters import FilterOptions, Filters
 from agent_rollouts.distill.recipe import ROLLOUT, RecipeOptions, load
 from agent_rollouts.distill.shapes import ShapeOptions, chosen
@@ -81,7 +82,7 @@ class StageOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions, RecipeOptions):
+class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions, RecipeOptions, CardOptions):
     """All options. Every stage has its own fields; the defaults make a dataset that its owner can publish.
 
     Raises:
@@ -185,7 +186,7 @@ def fields() -> dict[str, Field]:
     """All options, in the order of their stages."""
     hints = typing.get_type_hints(Options, include_extras=True)
     found = {}
-    for group in (ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions, RecipeOptions):
+    for group in (ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions, RecipeOptions, CardOptions):
         for field in dataclasses.fields(group):
             annotated, help = typing.get_args(hints[field.name])
             kind, *others = sorted(_kinds(annotated), key=lambda one: one is type(None))

@@ -85,6 +85,7 @@ CONTAMINATED = "of a family that shows a benchmark"
 SHORTENED = "tool outputs shortened"
 NOT_RENDERED = "the chat template refuses it"
 TIES = "would tie splits together that an earlier run has set apart"
+KNOWN = "is in the dataset already, with as many turns or more"
 ANOTHER = "another row has its names, or it came while others were read"
 _FAULT = "a stage failed on it"
 # What is no fault of the row.
@@ -284,7 +285,7 @@ class Work:
         if self.options.families:
             verdict = verdicts.pop(name, None)
             if verdict is None:
-                funnel.took("families", came, Size(), ANOTHER)
+                funnel.took("families", came, Size(), refused.get(name, ANOTHER))
                 return None
             if verdict.owned_from is None:
                 funnel.took("families", came, Size(), f"{COPIES} ({verdict.family_role})")
@@ -593,12 +594,17 @@ def run(work: Work, numbers: Numbers, earlier: State | None = None) -> Run:
     replaced: set[Key] = set()
     with _Team(work) as team:
         keys: list[list[Key]] = [[] for _ in parts]
+        stays: list[dict[Key, str]] = [{} for _ in parts]
         verdicts: dict[Key, Verdict] = {}
         refused: dict[Key, str] = {}
         if options.families or "sample" in work.stages:
             known: dict[Key, Any] = {}
             for part, found in enumerate(team.each("note", [() for _ in parts], "Finding families")):
-                new = {name: row for name, row in found.rows.items() if name not in known}
+                # A file with many sessions changes with each; one that became shorter takes nothing away.
+                for name in found.rows.keys() & state.published.keys():
+                    if len(found.rows[name].turns) <= len(state.families.rows[name].turns):
+                        stays[part][name] = KNOWN
+                new = {name: row for name, row in found.rows.items() if name not in known and name not in stays[part]}
                 keys[part] = list(new)
                 known |= new
             replaced = known.keys() & state.published.keys()
@@ -607,8 +613,8 @@ def run(work: Work, numbers: Numbers, earlier: State | None = None) -> Run:
             verdicts = state.families.settle(fixed)
             refused = _refused([name for names in keys for name in dict.fromkeys(names)], verdicts, options)
         asked = [
-            ({name: verdicts[name] for name in names}, {name: refused[name] for name in names if name in refused})
-            for names in keys
+            ({name: verdicts[name] for name in names}, {**why, **{n: refused[n] for n in names if n in refused}})
+            for names, why in zip(keys, stays, strict=True)
         ]
         finals: list[Final | None] = []
         contaminated: set[str] = set()

@@ -52,6 +52,7 @@ class State:
         numbers: the highest number of a placeholder by kind, above which later ones begin.
         splits: split by family, and `by`, the evidence that was used; none where there is one split.
         evidence: the evidence of all families, as `Splits.evidence` has it.
+        key: which key the hashes are made with, as `key_of` tells it.
     """
 
     families: Families = field(default_factory=Families)
@@ -61,6 +62,7 @@ class State:
     splits: dict[str, str] = field(default_factory=dict)
     by: tuple[str, ...] = ()
     evidence: pa.Table | None = None
+    key: str = ""
 
     def save(self, output: Path) -> None:
         """Write it into the folder of a dataset."""
@@ -76,6 +78,7 @@ class State:
             pq.write_table(self.evidence, folder / "evidence.parquet", compression="zstd")
         said = {
             "version": _VERSION, "sources": self.sources, "numbers": self.numbers, "splits": self.splits, "by": self.by,
+            "key": self.key,
         }  # fmt: skip
         option = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
         (folder / "state.json").write_bytes(orjson.dumps(said, option=option))
@@ -107,6 +110,7 @@ class State:
                 splits=said["splits"],
                 by=tuple(said["by"]),
                 evidence=pq.read_table(evidence) if evidence.exists() else None,
+                key=said["key"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AgentRolloutsError(
@@ -126,6 +130,11 @@ def changed(files: Iterable[str], names: Mapping[str, str], sources: Mapping[str
     """The files that are new, or not as they were, each with the hashes of its name and content."""
     stamps = {path: (digest(names[path]), stamp(path)) for path in files}
     return {path: (name, content) for path, (name, content) in stamps.items() if sources.get(name) != content}
+
+
+def key_of(salt: bytes) -> str:
+    """What tells a key from others, and nothing of it."""
+    return hashlib.blake2b(b"key", key=salt, digest_size=16, person=_HASH).hexdigest()
 
 
 def digest(name: str) -> str:

@@ -31,7 +31,7 @@ from agent_rollouts.distill.redact import Numbers, Redactor, audit_files, final_
 from agent_rollouts.distill.shapes import SHAPES
 from agent_rollouts.distill.splits import SPLITS_FILE, leaks
 from agent_rollouts.distill.spool import Gathered
-from agent_rollouts.distill.state import FOLDER, Published, State, digest, stamp
+from agent_rollouts.distill.state import FOLDER, Published, State, digest, key_of, stamp
 from agent_rollouts.errors import AgentRolloutsError
 
 FILES = ("README.md", "funnel.json", "options.yaml", SPLITS_FILE)
@@ -62,12 +62,14 @@ def write_dataset(
     *,
     command: str,
     earlier: State | None = None,
+    numbers: Numbers | None = None,
 ) -> Written:
     """Distill rows into a folder, which appears when everything is written and checked.
 
     Args:
         command: what the card says that it was made with.
-        earlier: of the dataset that the rows will be added to, see `run`.
+        earlier: of the dataset that the rows will be added to, see `run`; then it is fine if no row is left.
+        numbers: of placeholders, which the caller keeps; else those of `redaction_state`.
 
     Raises:
         AgentRolloutsError: `output` holds something else, no row is left, redaction would still find something in what
@@ -78,22 +80,25 @@ def write_dataset(
     with replacing(target) as folder:
         work = Work(source, options, folder / ".work")
         work.folder.mkdir()
-        numbers = Numbers.load(options.redaction_state) if options.redaction_state else Numbers()
-        if isinstance(source, Files):
-            source.names = _public(source, options, numbers)
+        kept = os.path.expanduser(options.redaction_state or "") if numbers is None else None
+        numbers = numbers or (Numbers.load(kept) if kept else Numbers())
         if earlier is not None:
+            if earlier.key != key_of(numbers.salt):
+                raise AgentRolloutsError("the dataset was made with the key of another file of redaction_state")
             numbers.begin_above(earlier.numbers)
+        if isinstance(source, Files):
+            source.names = public_names(source, options, numbers)
         made = run(work, numbers, earlier)
         shards = _write_records(made, folder)
         made.funnel.check()
         shutil.rmtree(work.folder)
-        if not any(shards.values()):
+        if not any(shards.values()) and earlier is None:
             raise AgentRolloutsError(_nothing_left(made.funnel))
         _check_redaction(shards, options)
         _check_splits(shards, made)
         _write_about(folder, shards, made, command, target.name)
-    if options.redact and options.redaction_state:
-        numbers.save(options.redaction_state)
+    if options.redact and kept:
+        numbers.save(kept)
     moved = {
         shape: {split: [target / path.relative_to(folder) for path in paths] for split, paths in splits.items()}
         for shape, splits in shards.items()
@@ -101,7 +106,7 @@ def write_dataset(
     return Written(moved, made.funnel, made.replaced)
 
 
-def _public(source: Files, options: Options, numbers: Numbers) -> dict[str, str]:
+def public_names(source: Files, options: Options, numbers: Numbers) -> dict[str, str]:
     """The names of files as they may be seen: rows go by them from the beginning, and the state of the dataset too."""
     names = {path: source.names.get(path, path) for path in source.files}
     if not options.redact:
@@ -158,16 +163,17 @@ def _write_about(folder: Path, shards: dict[str, dict[str, list[Path]]], made: R
     def safe(text: str) -> str:
         return redactor.text(text)[0] if redactor else text
 
+    made.funnel.runs.append({"version": __version__, "command": safe(command)})
     funnel = orjson.dumps(made.funnel.to_json(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
-    about = {"version": __version__, "command": command, "place": place, "config": options.shape[0]}
     (folder / "funnel.json").write_text(safe(funnel), encoding="utf-8")
     (folder / "options.yaml").write_text(safe(options.to_yaml()), encoding="utf-8")
-    (folder / "README.md").write_text(safe(card(folder, shards, made.funnel, made.work, about)), encoding="utf-8")
+    (folder / "README.md").write_text(safe(card(shards, made.funnel, made.work, place)), encoding="utf-8")
     if made.assignment and options.splits:
         made.assignment.save(folder / SPLITS_FILE)
     if isinstance(made.work.source, Files) and made.work.may_grow:
         names = made.work.source.names
         made.state.sources |= {digest(names[path]): stamp(path) for path in made.work.source.files}
+        made.state.key = key_of(made.work.salt)
         made.state.save(folder)
 
 
