@@ -3,8 +3,8 @@
 
 Written in three parts from vendors' formats and the kinds that gitleaks and trufflehog name, by someone who had read
 the rules. Before the rules were mended after a part, it was covered to 90, 80 and 91 %, and 0.7, 4.8 and 0.7 % of its
-look-alikes were touched; of a fourth set, by someone who had not read them, 92 and 0.7 %. That, and not what the
-benchmark prints today, is what to expect of unseen text.
+look-alikes were touched; of a fourth set, by someone who had not read them, 92 and 0.7 %; of a fifth, by the same
+hand, 84 and 1.7 %. That, and not what the benchmark prints today, is what to expect of unseen text.
 """
 
 from __future__ import annotations
@@ -748,6 +748,24 @@ def secrets(rng: random.Random) -> dict[str, tuple[str, str]]:
     add("home wsl", user, "\\\\wsl$\\Ubuntu\\home\\{}\\x")
     add("home remote", user, "vscode-remote://ssh-remote/home/{}/x")
     add("mail in query", user + "%40gmail.com", "email={}&x=1")
+    # A fifth set, by the same hand
+    add("terraform output", signed, '{"db_password": {"sensitive": true, "type": "string", "value": "{}"}}')
+    add("ssm", signed, '{"Name": "/prod/db", "Type": "SecureString", "Value": "{}", "Version": 3}')
+    add("ecr login", "eyJ" + of(BASE64, 400), "docker login --username AWS -p {} 1.dkr.ecr.eu-west-1.amazonaws.com")
+    add("decoded", signed, "kubectl get secret db -o jsonpath='{.data.password}' | base64 -d\n{}")
+    add("nginx header", m.b64(24), 'proxy_set_header Authorization "Basic {}";')
+    add("fastcgi", b62(14) + "7b", "fastcgi_param DB_PASS {};")
+    add("user-secrets", b62(30) + "7b", 'dotnet user-secrets set "Api:Key" "{}"')
+    add("auth plain", m.b64(24), "AUTH PLAIN {}")
+    add("psk", b62(14) + "7b", ': PSK "{}"')
+    add("bindpw", b62(14) + "7b", "bindpw {}")
+    add("smbclient", b62(14) + "7b", "smbclient //h/s -U jd%{}")
+    add("net user", signed, "net user jd {} /add")
+    add("secure string", signed, "ConvertTo-SecureString '{}' -AsPlainText -Force")
+    add("wifi", b62(14) + "7b", 'WiFi.begin(ssid, "{}");')
+    add("erlang", of(string.ascii_uppercase, 20), "RABBITMQ_ERLANG_COOKIE={}")
+    add("prose type", signed, "it asks for a password, type {}")
+    add("prose this key", b62(40), "use this key: {}")
     # fmt: on
     return made
 
@@ -1060,6 +1078,11 @@ def look_alikes(rng: random.Random) -> dict[str, str]:
         "code au":"secretsmanager:GetSecretValue kms:Decrypt ssm:GetParameter iam:PassRole sts:AssumeRoleWithWebIdentity",
         "code av":"spec:\n  secretName: wildcard-tls\n  issuerRef:\n    name: letsencrypt-prod\n  privateKeySecretRef:\n    name: le-key",
         "code aw":"<string name=\"password_hint\">Enter password</string><string name=\"token_label\">Token</string>",
+        "list of names": '"required": ["password", "username2"]',
+        "yaml alias": "password: *default_password",
+        "numbers of names": "var e={password:1,token:2,secret:3}",
+        "gpg fingerprint": f"GPG_KEY={m.of('0123456789ABCDEF', 40)}",
+        "logged token": '{"token": "\u0120password", "logprob": -0.12}',
         "cmd variable": "DB_PASSWORD=%DB_PASSWORD%",
         "minified object": "var t=n(42),r={password:t.password,key:t.key};",
         "url of variables": "https://$USER:$TOKEN@acme.dev",

@@ -155,7 +155,8 @@ def _is_flag(value: bytes) -> bool:
         not is_placeholder(value)
         and not shipped().code.search(value)
         and value[0] not in b"$-<{(%"
-        and (len(value) >= 5 and not shipped().path.match(value) and _is_password(value, "flag", b"", True))
+        and (len(value) >= 5 and not shipped().path.match(value))
+        and (_is_password(value, "flag", b"", True) or (len(value) > 200 and _is_random(value)))
     )
 
 
@@ -236,7 +237,7 @@ def _is_drawn(value: bytes) -> bool:
     cases = [97 <= byte <= 122 for byte in value]
     turns = sum(cases[at] != cases[at - 1] for at in range(1, len(cases)))
     return (
-        (len(runs) >= 2 or 4 * turns >= len(value))
+        (len(runs) >= 2 or 4 * turns >= len(value) or value.islower())
         and len(pairs) >= 6
         and 10 * sum(pair in shipped().pairs for pair in pairs) < 6 * len(pairs)
     )

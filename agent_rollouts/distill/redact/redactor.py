@@ -14,7 +14,7 @@ from agent_rollouts.distill.redact.rows import Row, parts_of, walk_part
 from agent_rollouts.distill.redact.rules import RULES, denied
 from agent_rollouts.distill.redact.scan import Scope
 
-_VERSION = "2"  # of the code beside the rules
+_VERSION = "3"  # of the code beside the rules
 
 
 class Redactor:

@@ -290,6 +290,8 @@ def _assignment(data: bytes, at: int, end: int) -> Iterator[Span]:
         return
     if not quoted and (separator.endswith((b"||", b"??")) or (separator[:1] in (b'"', b"\\") and value.isdigit())):
         return  # a variable; a number in JSON must stay one
+    if b"," in between and data[max(0, begin - 12) : begin].rstrip(b"\\\"'` ")[-1:] == b"[" and is_wordy(value):
+        return  # a list of names
     kind = judged(
         data[at if data[at] == 45 else max(at, begin) : end],
         name,
