@@ -4,7 +4,7 @@
 Written in three parts from vendors' formats and the kinds that gitleaks and trufflehog name, by someone who had read
 the rules. Before the rules were mended after a part, it was covered to 90, 80 and 91 %, and 0.7, 4.8 and 0.7 % of its
 look-alikes were touched; of a fourth set, by someone who had not read them, 92 and 0.7 %; of a fifth, by the same
-hand, 84 and 1.7 %. That, and not what the benchmark prints today, is what to expect of unseen text.
+hand who had read them by then, 84 and 1.7 %. That, and not what the benchmark prints today, is what to expect of unseen text.
 """
 
 from __future__ import annotations
