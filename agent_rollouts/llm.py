@@ -200,12 +200,13 @@ class Cache:
         self._lock = threading.Lock()
         self._asking: dict[str, threading.Lock] = {}
         self._waiting: Counter[str] = Counter()
+        self._data = sqlite3.connect(file, timeout=60, check_same_thread=False, isolation_level=None)
         try:
-            self._data = sqlite3.connect(file, timeout=60, check_same_thread=False, isolation_level=None)
             self._data.execute("PRAGMA journal_mode=WAL")
             self._data.execute("PRAGMA synchronous=NORMAL")
             self._data.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB) WITHOUT ROWID")
         except sqlite3.DatabaseError as error:
+            self._data.close()
             raise AgentRolloutsError(f"{file} is no cache of answers ({error}); name another file") from None
 
     @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -38,8 +39,12 @@ def local_index(place: str) -> Search:
         AgentRolloutsError: nothing is there, or a line is no document.
     """
     database = sqlite3.connect(":memory:", check_same_thread=False)
-    database.execute("create virtual table pages using fts5(title, url unindexed, text)")
-    database.executemany("insert into pages values (?, ?, ?)", _pages(Path(place)))
+    try:
+        database.execute("create virtual table pages using fts5(title, url unindexed, text)")
+        database.executemany("insert into pages values (?, ?, ?)", _pages(Path(place)))
+    except BaseException:
+        database.close()
+        raise
     lock = threading.Lock()
 
     def search(query: str, count: int) -> list[Page]:
@@ -51,6 +56,7 @@ def local_index(place: str) -> Search:
         with lock:
             return [Page(*found) for found in database.execute(sql, (words, count))]
 
+    weakref.finalize(search, database.close)
     return search
 
 
