@@ -83,8 +83,9 @@ def session(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     found = {theirs: message[ours] for ours, theirs in _KEYS.items() if message.get(ours) is not None}
-    if "toolCalls" in found:
-        found["toolCalls"] = [_call(call) for call in found["toolCalls"]]
+    if message["role"] == "assistant":
+        # Also none: `datasets` tells sessions by messages of the first file that differ in their keys.
+        found["toolCalls"] = [_call(call) for call in found.get("toolCalls", ())]
     if (stamp := _milliseconds(message.get("timestamp"))) is not None:
         found["timestamp"] = stamp
     return found

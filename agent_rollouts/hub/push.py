@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from agent_rollouts import card
+from agent_rollouts.distill.sessions import name_of
 from agent_rollouts.distill.splits import leaks
 from agent_rollouts.distill.state import FOLDER
 from agent_rollouts.errors import AgentRolloutsError
@@ -133,13 +134,12 @@ def publish(
         if change is None:
             return published
         push.check_unchanged()
-        license = card.fields(dataset.readme).get("license")
         if dry_run:
             beside = Sessions(repository, private)
-            changed = tried(lambda: beside.change(change, message, dry_run=True, license=license), beside)
+            changed = tried(lambda: beside.change(change, message, dry_run=True), beside)
         else:
             is_private = private if published.private is None else published.private
-            changed = finish(repository, change, message, private, is_private, license)
+            changed = finish(repository, change, message, private, is_private)
         return replace(published, sessions=changed, notices=told(changed))
 
 
@@ -160,8 +160,14 @@ def _change(dataset: Finished, append: Append | None, repository: Repository, cr
     if not (dataset.sessions or adds or dataset.beside(OPTIONS)):  # what was not distilled says nothing of sessions
         return None
     redactor = append.redactor if append else None
-    replaced = append.replaced if append else ()
-    return Change(dataset.sessions, dataset.own, not adds, replaced, redactor.policy if redactor else None)
+    return Change(
+        dataset.sessions,
+        dataset.own,
+        is_whole=not adds,
+        gone=frozenset(name_of(*row[:3]) for row in append.replaced) if append else (),
+        policy=redactor.policy if redactor else None,
+        license=card.fields(dataset.readme).get("license"),
+    )
 
 
 class _Push:

@@ -16,8 +16,7 @@ import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from agent_rollouts import card
-from agent_rollouts.distill.sessions import LINKS, SESSIONS, header, name_of
-from agent_rollouts.distill.state import Published as Row
+from agent_rollouts.distill.sessions import LINKS, SESSIONS, header
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import manifest
 from agent_rollouts.hub.again import is_stale
@@ -48,15 +47,19 @@ class Change:
         files: sessions by their path, to be added or to take the place of what is there.
         configs: the configs of the dataset that they are of.
         is_whole: whether all others of these configs go.
-        replaced: rows whose sessions go.
+        gone: paths of sessions that go.
+        revoked: tombstones besides those of the dataset.
+        license: of the dataset.
         policy: sessions that were redacted by an earlier one go, too, since only rows are redacted anew.
     """
 
     files: Mapping[str, Path] = field(default_factory=dict)
     configs: Sequence[str] = ()
     is_whole: bool = False
-    replaced: Collection[Row] = ()
+    gone: Collection[str] = ()
     policy: str | None = None
+    revoked: frozenset[str] = frozenset()
+    license: str | None = None
 
 
 class Changed(NamedTuple):
@@ -82,50 +85,50 @@ class Sessions(Repository):
         change: Change,
         message: str,
         *,
-        is_private: bool | None = None,
+        is_private: bool = True,
         dry_run: bool = False,
-        license: Any = None,
     ) -> Changed | None:
         """One commit that makes it so; None where there is nothing, and nothing to come.
 
         Args:
             is_private: whether the repository is, where it is made.
         """
-        head = self.head(create=False)
+        head = self.head(create=False) if self._is_there() else None
         if head is None and not change.files:
             return None
         if head is None and not dry_run:
-            self.private = self.private or bool(is_private)
+            self.private = self.private or is_private
             head = self.head(create=True)
         beside = self.dataset.head(create=False)
-        operations, changed = self._plan(change, head, self.dataset.manifest(beside).tombstones, license)
+        operations, changed = self._plan(change, head, self.dataset.manifest(beside).tombstones | change.revoked)
         if dry_run or not operations or head is None:
             return changed
         commit, _ = self.commit(operations, message, head.commit, create_pr=False)
         return changed._replace(commit=commit)
 
-    def _plan(
-        self, change: Change, head: Head | None, tombstones: frozenset[str], license: Any
-    ) -> tuple[list[Any], Changed]:
+    def _is_there(self) -> bool:
+        return self.revision == "main" or self.api.revision_exists(self.id, self.revision, repo_type="dataset")
+
+    def _plan(self, change: Change, head: Head | None, tombstones: frozenset[str]) -> tuple[list[Any], Changed]:
         theirs = head.files if head else {}
         known = self.manifest(head)
         ours = {name: said for name, said in known.files.items() if name in theirs}
         new = {name: _described(path, change.configs, ours.get(name, {})) for name, path in change.files.items()}
+        stale = sum(_lags(said, change) for said in new.values())
         new = {name: said for name, said in new.items() if not _is_gone(said, tombstones) and not _lags(said, change)}
-        replaced = {name_of(row.source_kind, row.source_path, row.trace_id) for row in change.replaced}
-        goes, left, stale = set(), dict(new), 0
+        goes, left = set(), dict(new)
         for name, said in ours.items():
             if name in new:
                 continue
             others = sorted(set(said["configs"]) - set(change.configs))
             lags = _lags(said, change)
-            if _is_gone(said, tombstones) or lags or name in replaced or (change.is_whole and not others):
+            if _is_gone(said, tombstones) or lags or name in change.gone or (change.is_whole and not others):
                 goes.add(name)
                 stale += lags
             elif change.is_whole:
                 left[name] = {**said, "configs": others}
         whole = replace(known, files={**{name: said for name, said in ours.items() if name not in goes}, **left})
-        text = self._card(head.card if head else "", license)
+        text = self._card(head.card if head else "", change.license)
         texts = {manifest.PATH: whole.dump(), CARD: text.encode()}
         operations: list[Any] = []
         uploaded = {}
@@ -142,9 +145,9 @@ class Sessions(Repository):
         operations += [CommitOperationDelete(name, is_folder=False) for name in sorted(goes)]
         return operations, Changed(self.id, head.commit if head else None, uploaded, tuple(sorted(goes)), stale)
 
-    def _card(self, old: str, license: Any) -> str:
+    def _card(self, old: str, license: str | None) -> str:
         files = [{"split": "train", "path": f"{SESSIONS}/*.jsonl"}]
-        data = {"configs": [{"config_name": SESSIONS, "data_files": files}], "tags": ["agent-rollouts"]}
+        data: dict[str, Any] = {"configs": [{"config_name": SESSIONS, "data_files": files}], "tags": ["agent-rollouts"]}
         if license is not None:
             data["license"] = license
         text = _TEXT.format(place=self.dataset.place, url=self.dataset.url)
@@ -152,15 +155,15 @@ class Sessions(Repository):
         return card.merge(old, new, {})
 
 
-def finish(dataset: Repository, change: Change, message: str, private: bool, is_private: bool, license: Any) -> Any:
+def finish(dataset: Repository, change: Change, message: str, private: bool, is_private: bool) -> Changed | None:
     """Change the sessions of a dataset that was pushed.
 
     Raises:
         SessionsError: they are as they were; one line says why, and what to do.
     """
-    there = Sessions(dataset, private)
+    there = Sessions(dataset, private and bool(change.files))
     try:
-        return tried(lambda: there.change(change, message, is_private=is_private, license=license), there)
+        return tried(lambda: there.change(change, message, is_private=is_private), there)
     except AgentRolloutsError as error:
         raise SessionsError(
             f"{dataset.id} is pushed, but its sessions are not: {error}; running the same command again finishes it"
@@ -172,7 +175,7 @@ def told(changed: Changed | None) -> tuple[str, ...]:
     if changed is None or not changed.stale:
         return ()
     return (
-        f"{changed.stale} session(s) were redacted by an earlier policy and go from {changed.repo_id}; only rows are "
+        f"{changed.stale} session(s) of {changed.repo_id} were redacted by an earlier policy and go; only rows are "
         "redacted anew (--rebuild brings back those whose files are here)",
     )
 
