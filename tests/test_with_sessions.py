@@ -44,6 +44,7 @@ def test_our_reader_reads_them_back(tmp_path: Path) -> None:
     paths = sorted((out / "sessions").iterdir())
     assert len(paths) == 2
     assert all(is_session(path.relative_to(out).as_posix()) for path in paths)
+    assert all(orjson.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines())
     found = {one.trace_id: one for path in paths for one in read(Source(str(path)))}
     keys = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
     for name, wanted in (("t1", MESSAGES), ("t2", [{"role": "user", "content": "hm"}, *long[2:]])):

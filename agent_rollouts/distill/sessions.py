@@ -42,6 +42,8 @@ _KEYS = {
     "tool_call_id": "toolCallId",
 }
 _ROW_KEYS = {theirs: ours for ours, theirs in _KEYS.items()}
+# What Python's splitlines, by which `datasets` reads sessions, takes for the end of a line, too.
+_BREAKS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def session(row: Mapping[str, Any]) -> dict[str, str]:
     }
     lines: list[dict[str, Any]] = [{name: value for name, value in header.items() if value is not None}]
     lines += ({"type": "message", "message": _message(message)} for message in row["messages"])
-    text = "".join(to_json(line).lstrip(" ") + "\n" for line in lines)
+    text = "".join(to_json(line).lstrip(" ").translate(_BREAKS) + "\n" for line in lines)
     return {"name": name_of(*key(row)), "family_id": family(row), "text": text}
 
 
