@@ -272,13 +272,20 @@ def _revoke(
 
 def _published(done: Published) -> None:
     """What was sent, and where it is to be seen."""
-    for file, size in done.uploaded.items():
+    beside = done.sessions
+    uploaded, deleted = dict(done.uploaded), list(done.deleted)
+    if beside is not None:
+        uploaded |= {f"{beside.repo_id}/{file}": size for file, size in beside.uploaded.items()}
+        deleted += (f"{beside.repo_id}/{file}" for file in beside.deleted)
+    for file, size in uploaded.items():
         click.echo(f"{'would be sent' if done.dry_run else 'sent'}: {file}, {size:,} bytes")
-    for file in done.deleted:
+    for file in deleted:
         click.echo(f"{'would go' if done.dry_run else 'gone'}: {file}")
+    for notice in done.notices:
+        click.echo(f"note: {notice}", err=True)
     if done.revoked:
         click.echo(f"left out, since it was revoked there: {done.revoked:,} rows")
-    if not done.uploaded and not done.deleted:
+    if not uploaded and not deleted:
         click.echo("nothing is new: nothing was sent")
     seen = {True: ", private", False: ", public", None: ""}[done.private]
     click.echo(f"{done.url}{seen}{f', commit {done.commit[:7]}' if done.commit else ''}")

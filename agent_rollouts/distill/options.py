@@ -23,6 +23,7 @@ import yaml
 from agent_rollouts.distill.card import CardOptions
 from agent_rollouts.distill.filters import FilterOptions, Filters
 from agent_rollouts.distill.recipe import ROLLOUT, RecipeOptions, load
+from agent_rollouts.distill.sessions import SessionOptions
 from agent_rollouts.distill.shapes import ShapeOptions, chosen
 from agent_rollouts.distill.splits import EVIDENCE, check_partition, parse_splits
 from agent_rollouts.errors import AgentRolloutsError
@@ -82,7 +83,9 @@ class StageOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions, RecipeOptions, CardOptions):
+class Options(
+    ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions, RecipeOptions, CardOptions, SessionOptions
+):
     """All options. Every stage has its own fields; the defaults make a dataset that its owner can publish.
 
     Raises:
@@ -186,7 +189,11 @@ def fields() -> dict[str, Field]:
     """All options, in the order of their stages."""
     hints = typing.get_type_hints(Options, include_extras=True)
     found = {}
-    for group in (ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions, RecipeOptions, CardOptions):
+    groups = (
+        ReadingOptions, SampleOptions, FilterOptions, StageOptions, ShapeOptions, RecipeOptions, CardOptions,
+        SessionOptions,
+    )  # fmt: skip
+    for group in groups:
         for field in dataclasses.fields(group):
             annotated, help = typing.get_args(hints[field.name])
             kind, *others = sorted(_kinds(annotated), key=lambda one: one is type(None))

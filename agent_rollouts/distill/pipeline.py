@@ -38,6 +38,7 @@ from agent_rollouts.distill.inputs import Input
 from agent_rollouts.distill.options import Options
 from agent_rollouts.distill.recipe import ROLLOUT, Recipe, load
 from agent_rollouts.distill.redact import Final, Numbers, Redactor, final_numbers
+from agent_rollouts.distill.sessions import SCHEMA, SESSIONS, session
 from agent_rollouts.distill.shapes import SHAPES, Tally
 from agent_rollouts.distill.shapes.preference import candidate, pair, pairs
 from agent_rollouts.distill.shapes.shape import chat_options
@@ -331,11 +332,14 @@ class Work:
         windowed = Windowed(self.funnel(), [])
         has_told = self.recipe is not None and self.recipe.shape == ROLLOUT
         rows = self._spooled(TOLD, part) if has_told else self.clean(part, numbers, contaminated, windowed.funnel)
-        with Spool(self.path("windows", part), ROWS) as spool:
+        with Spool(self.path("windows", part), ROWS) as spool, ExitStack() as stack:
+            wants = self.options.with_sessions
+            sessions = stack.enter_context(Spool(self.path(SESSIONS, part), SCHEMA)) if wants else None
             for row in rows:
                 counts = Funnel()
                 try:
                     made = [(one, self._evidence(one), to_json(one)) for one in self._windows(identify(row), counts)]
+                    whole = session(row) if made and sessions else None
                 except _STOPS:
                     raise
                 except Exception as error:
@@ -343,6 +347,8 @@ class Work:
                     self._after(came, windowed.funnel).remove(_fault(error, key(row), windowed.funnel), came)
                     continue
                 windowed.funnel.merge(counts)
+                if sessions and whole:
+                    sessions.add(whole, len(whole["text"]))
                 for window, evidence, text in made:
                     windowed.rows.append(
                         Placed(Key(*window["_key"]), Published(*key(window), family(window)), evidence)
@@ -570,7 +576,7 @@ class Run(NamedTuple):
     replaced: frozenset[Published] = frozenset()
 
     def spools(self, shape: str) -> list[Path]:
-        """The files of a shape's records, in order."""
+        """The files of a shape's records (or of sessions), in order."""
         parts = self.work.source.parts + (shape == PAIRED)
         return [self.work.path(shape, part) for part in range(parts)]
 

@@ -3,6 +3,7 @@
 OUT/README.md  OUT/funnel.json  OUT/options.yaml  OUT/splits.json
 OUT/<shape>/<split>-00000-of-00001.parquet
 OUT/<shape>/<split>.jsonl                             for shapes whose trainers read JSON Lines
+OUT/sessions/*.jsonl                                  whole sessions, where they are asked for
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -28,9 +30,10 @@ from agent_rollouts.distill.inputs import Files, Input
 from agent_rollouts.distill.options import Options
 from agent_rollouts.distill.pipeline import TRAIN, Run, Work, run
 from agent_rollouts.distill.redact import Numbers, Redactor, audit_files, final_numbers
+from agent_rollouts.distill.sessions import SESSIONS, audit, is_session
 from agent_rollouts.distill.shapes import SHAPES
 from agent_rollouts.distill.splits import SPLITS_FILE, leaks
-from agent_rollouts.distill.spool import Gathered
+from agent_rollouts.distill.spool import Gathered, batches
 from agent_rollouts.distill.state import FOLDER, Published, State, digest, key_of, stamp
 from agent_rollouts.errors import AgentRolloutsError
 
@@ -90,11 +93,12 @@ def write_dataset(
             source.names = public_names(source, options, numbers)
         made = run(work, numbers, earlier)
         shards = _write_records(made, folder)
+        sessions = _write_sessions(made, folder)
         made.funnel.check()
         shutil.rmtree(work.folder)
         if not any(shards.values()) and earlier is None:
             raise AgentRolloutsError(_nothing_left(made.funnel))
-        _check_redaction(shards, options)
+        _check_redaction(shards, sessions, options)
         _check_splits(shards, made)
         _write_about(folder, shards, made, command, target.name)
     if options.redact and kept:
@@ -126,12 +130,14 @@ def _nothing_left(funnel: Funnel) -> str:
     )
 
 
-def _check_redaction(shards: dict[str, dict[str, list[Path]]], options: Options) -> None:
+def _check_redaction(shards: dict[str, dict[str, list[Path]]], sessions: list[Path], options: Options) -> None:
     """The second pass: what redaction would still find in what was written stops the run."""
     if not options.redact:
         return
     paths = [path for splits in shards.values() for paths in splits.values() for path in paths]
-    found = next(audit_files(paths, pii=options.pii, hosts=options.redact_hosts, deny=options.deny), None)
+    about: dict[str, Any] = {"pii": options.pii, "hosts": options.redact_hosts, "deny": options.deny}
+    places = chain(audit_files(paths, **about), *(audit(path, **about) for path in sessions))
+    found = next(places, None)
     if found is not None:
         place = f"{Path(found.file).parent.name}, row {found.row}, column {found.column}: {found.kind} {found.masked}"
         raise AgentRolloutsError(f"redaction left something behind, and nothing was written: {place}")
@@ -202,6 +208,27 @@ def _write_records(made: Run, folder: Path) -> dict[str, dict[str, list[Path]]]:
     return found
 
 
+def _write_sessions(made: Run, folder: Path) -> list[Path]:
+    """Write the sessions of a run that are of families in a split."""
+    found: dict[str, Path] = {}
+    if not made.work.options.with_sessions:
+        return []
+    (folder / SESSIONS).mkdir()
+    placed = made.assignment.families.keys() - made.assignment.left_out if made.assignment else None
+    for batch in batches(made.spools(SESSIONS)):
+        for one in batch.to_pylist():
+            if placed is not None and one["family_id"] not in placed:
+                continue
+            if one["name"] in found:
+                made.funnel.count("not in sessions", ["another row has its names"])
+                continue
+            found[one["name"]] = folder / one["name"]
+            found[one["name"]].write_text(one["text"], encoding="utf-8", newline="\n")
+    if not found:
+        (folder / SESSIONS).rmdir()
+    return list(found.values())
+
+
 def _write_shards(tables: Iterable[pa.Table], folder: Path, split: str, schema: pa.Schema) -> list[Path]:
     folder.mkdir(exist_ok=True)
     shards: list[Path] = []
@@ -268,6 +295,8 @@ def _is_ours(name: Path, target: Path) -> bool:
             return True
         case [file]:
             return file in FILES
+        case [folder, _] if folder == SESSIONS:
+            return is_session(name.as_posix())
         case [shape, file] if shape in SHAPES:
             if fnmatch.fnmatch(file, f"*{_SHARDS}"):
                 return True

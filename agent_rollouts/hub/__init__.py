@@ -7,6 +7,7 @@
 This is the only package that writes to the network. A push is one commit on top of the head that it was planned for;
 when somebody else was faster, it is planned again for theirs. Other configs, other splits, other files and the text
 that others wrote in the card stay. Files of a split that are no longer part of it go in the same commit.
+Whole sessions, where the dataset has any, follow in one commit to a repository beside it, `REPO-sessions`.
 """
 
 from __future__ import annotations

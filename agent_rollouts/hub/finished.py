@@ -4,6 +4,7 @@ OUT/README.md                                   the card, whose `configs` name t
 OUT/<config>/<split>-00000-of-00001.parquet     shards; also <split>.jsonl, the same rows for those who read lines
 OUT/funnel.json  options.yaml  splits.json      of no config
 OUT/.agent_rollouts/*                           what it must know to grow, see `state`
+OUT/sessions/*.jsonl                            whole sessions, which go to a repository of their own
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from datasets.table import embed_table_storage, table_cast
 
 from agent_rollouts import card
 from agent_rollouts.distill.redact import Place, audit_files, audit_rows, find, masked
+from agent_rollouts.distill.sessions import audit, is_session
 from agent_rollouts.distill.splits import EVIDENCE, SPLITS_FILE, Leak, leaks
 from agent_rollouts.distill.state import FOLDER
 from agent_rollouts.errors import AgentRolloutsError
@@ -47,6 +49,7 @@ class Finished:
 
     Attributes:
         config_name: the name of its only config, where that is not as it was made.
+        sessions: whole sessions by their path, which are of no config.
     """
 
     folder: Path
@@ -54,6 +57,7 @@ class Finished:
     files: Mapping[str, Path]
     configs: card.Patterns
     config_name: str | None = None
+    sessions: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -78,7 +82,10 @@ class Finished:
         state = {name: found[name] for name in (f"{FOLDER}/{part}" for part in STATES) if name in found}
         found = {name: path for name, path in found.items() if not name.startswith(".") and "/." not in name} | state
         del found[CARD]
-        names = [*_all_names(configs), *_BESIDES, *state]
+        of_configs = list(_all_names(configs))
+        sessions = {n: path for n, path in found.items() if is_session(n) and not card.matches(n, of_configs)}
+        found = {name: path for name, path in found.items() if name not in sessions}
+        names = [*of_configs, *_BESIDES, *state]
         if strange := sorted(name for name in found if not card.matches(name, names)):
             raise AgentRolloutsError(
                 f"{root} holds files that are no part of its dataset, and nothing was sent: "
@@ -91,7 +98,7 @@ class Finished:
         if config_name is not None:
             text = card.renamed(text, config_name) if configs else text
             found = {placed(name, config_name): path for name, path in found.items()}
-        return cls(root, text, found, card.patterns(text), config_name)
+        return cls(root, text, found, card.patterns(text), config_name, sessions)
 
     def beside(self, name: str) -> Path | None:
         """A file of no config."""
@@ -116,7 +123,7 @@ class Finished:
 
     def stamps(self) -> dict[Path, tuple[int, int, int]]:
         """What tells that a file is still the one that was looked at."""
-        every = {path: path.stat() for path in (*self.files.values(), self.folder / CARD)}
+        every = {path: path.stat() for path in (*self.files.values(), *self.sessions.values(), self.folder / CARD)}
         return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in every.items()}
 
     def of(self, config: str) -> dict[str, list[Path]]:
@@ -232,17 +239,22 @@ def check(
         AgentRolloutsError: a secret was found, or evidence that two splits share.
     """
     options: dict[str, Any] = {"pii": pii, "hosts": hosts, "deny": deny}
-    if found := list(islice(_findings(finished, options), _SHOWN)):
-        places = "; ".join(
-            f"{place.file} row {place.row}, {place.column}: {place.kind} {place.masked}" for place in found
-        )
-        raise AgentRolloutsError(
-            f"nothing was sent: the audit found what must not leave: {places}"
-            f"{'; and perhaps more' if len(found) == _SHOWN else ''}. Distil with redaction, or look there"
-        )
+    refuse_findings(_findings(finished, options))
     for config in finished.configs:
         files = finished.of(config)
         refuse_leaks(config, leaks(files, by=finished.by(by)) if len(files) > 1 else [])
+
+
+def refuse_findings(found: Iterable[Place]) -> None:
+    """Raise when there is something that must not leave."""
+    if first := list(islice(found, _SHOWN)):
+        places = "; ".join(
+            f"{place.file} row {place.row}, {place.column}: {place.kind} {place.masked}" for place in first
+        )
+        raise AgentRolloutsError(
+            f"nothing was sent: the audit found what must not leave: {places}"
+            f"{'; and perhaps more' if len(first) == _SHOWN else ''}. Distil with redaction, or look there"
+        )
 
 
 def refuse_leaks(config: str, found: Sequence[Leak]) -> None:
@@ -266,6 +278,9 @@ def _findings(finished: Finished, options: dict[str, Any]) -> Iterator[Place]:
         else:
             places = _in_text(name, path.read_text(encoding="utf-8", errors="replace"), options)
         for place in places:
+            yield place._replace(file=name)
+    for name, path in finished.sessions.items():
+        for place in audit(path, **options):
             yield place._replace(file=name)
 
 

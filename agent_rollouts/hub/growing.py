@@ -30,6 +30,7 @@ from agent_rollouts.distill.funnel import Funnel
 from agent_rollouts.distill.inputs import Files
 from agent_rollouts.distill.options import Options
 from agent_rollouts.distill.redact import Numbers, Redactor
+from agent_rollouts.distill.sessions import name_of
 from agent_rollouts.distill.state import FOLDER, State, changed, key_of
 from agent_rollouts.distill.write import Written, public_names, write_dataset
 from agent_rollouts.errors import AgentRolloutsError, MovedError
@@ -37,8 +38,10 @@ from agent_rollouts.hub.again import stale_files
 from agent_rollouts.hub.append import Append
 from agent_rollouts.hub.bucket import is_bucket, place
 from agent_rollouts.hub.finished import OPTIONS, STATE, STATES, placed
+from agent_rollouts.hub.outbox import Outbox
 from agent_rollouts.hub.push import Published, publish
 from agent_rollouts.hub.repository import Head, Repository, tried
+from agent_rollouts.hub.sessions import Changed, SessionsError, told
 
 _ATTEMPTS = 8
 
@@ -125,6 +128,7 @@ class _Growing:
         self.paths, self.names, self.options, self.repository = paths, names, options, repository
         self.config_name, self.room = config_name, room
         self.key = Path(options.redaction_state).expanduser() if options.redaction_state else None
+        self.outbox = Outbox(self.key, repository, config_name) if self.key else None
 
     def once(
         self, head: Head | None, rebuild: bool, output: Path | None, command: str, push: dict[str, Any]
@@ -133,6 +137,7 @@ class _Growing:
         options, dry_run = self.options, push["dry_run"]
         state = self._state(head)
         self._settle_pending(state, dry_run)
+        sent, dropped = self._settle_outbox(head, state, push)
         numbers = self._numbers(state is not None and not rebuild, dry_run)
         earlier = None if rebuild else self._earlier(head, state, numbers)
         paths = self.paths
@@ -140,7 +145,9 @@ class _Growing:
             numbers.begin_above(earlier.numbers)
             paths = list(changed(paths, public_names(self._files(paths), options, numbers), earlier.sources))
             if not paths and not self._stale(head):
-                done = Published(self.repository.url, head.commit, head.private, dry_run=dry_run)
+                done = Published(
+                    self.repository.url, head.commit, head.private, dry_run=dry_run, sessions=sent, notices=dropped
+                )
                 return Distilled(done, None, True)
         with tempfile.TemporaryDirectory(dir=self.room) as folder:
             target = output if output is not None and earlier is None else Path(folder) / "dataset"
@@ -148,6 +155,7 @@ class _Growing:
                 self._files(paths), options, target, command=command, earlier=earlier, numbers=numbers
             )
             published = self._push(target, numbers, state, written if earlier is not None else None, rebuild, push)
+        published = replace(published, notices=(*dropped, *published.notices))
         return Distilled(published, written.funnel, earlier is not None)
 
     def _push(
@@ -163,11 +171,28 @@ class _Growing:
         new = folder / FOLDER / STATE
         if self.key is not None and not push["dry_run"]:
             self._keep(f"{self.key}.pending", {"state": _hash(new.read_bytes()), **numbers.state})
-        published = publish(folder, self.repository.place, append=append, **about, **push)
+            if self.outbox and not is_bucket(self.repository.place):
+                gone = [name_of(*row[:3]) for row in added.replaced] if added else []
+                self.outbox.put(folder, options.shape, gone, _hash(new.read_bytes()), is_whole=added is None)
+        try:
+            published = publish(folder, self.repository.place, append=append, **about, **push)
+        except SessionsError as error:
+            if self.key is None:
+                raise AgentRolloutsError(f"{error}, with --rebuild") from None
+            self._take_over(redactor.state if redactor else numbers.state)
+            raise
         if self.key is not None and not push["dry_run"]:
-            self._keep(str(self.key), redactor.state if redactor else numbers.state)
-            Path(f"{self.key}.pending").unlink()
+            self._take_over(redactor.state if redactor else numbers.state)
+            if self.outbox:
+                self.outbox.clear()
         return published
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
+        """Keep what the dataset is known to have been pushed with."""
+        self._keep(str(self.key), state)
+        Path(f"{self.key}.pending").unlink()
+        if self.outbox:
+            self.outbox.mark()
 
     def _files(self, paths: list[str]) -> Files:
         return Files(paths, self.options, self.names)
@@ -256,6 +281,19 @@ class _Growing:
             os.replace(pending, self.key)
         else:
             pending.unlink()
+
+    def _settle_outbox(
+        self, head: Head | None, state: bytes | None, push: Mapping[str, Any]
+    ) -> tuple[Changed | None, tuple[str, ...]]:
+        """Send the sessions of a dataset whose push did not come to its end; what was sent, and what to tell."""
+        if self.outbox is None or head is None or push["dry_run"]:
+            return None, ()
+        options = self.options
+        about: dict[str, Any] = {"pii": options.pii, "hosts": options.redact_hosts, "deny": options.deny}
+        policy = Redactor(**about).policy if options.redact else None
+        now = _hash(state) if state is not None else None
+        sent, dropped = self.outbox.send(now, policy, about, push["private"], head.private)
+        return sent, (*dropped, *told(sent))
 
     def _keep(self, path: str, state: Mapping[str, Any]) -> None:
         new = f"{path}.new"

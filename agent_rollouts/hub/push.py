@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from agent_rollouts import card
+from agent_rollouts.distill.sessions import name_of
 from agent_rollouts.distill.splits import leaks
 from agent_rollouts.distill.state import FOLDER
 from agent_rollouts.errors import AgentRolloutsError
@@ -36,6 +37,7 @@ from agent_rollouts.hub.finished import (
 from agent_rollouts.hub.repository import Head, Repository, digests, hashes, tried
 from agent_rollouts.hub.revocation import find_rows
 from agent_rollouts.hub.revocation import revoked as gone_of
+from agent_rollouts.hub.sessions import Change, Changed, Sessions, finish, told
 from agent_rollouts.hub.telling import retold
 
 
@@ -52,6 +54,8 @@ class Published:
         unchanged: paths that were there already, the very same.
         revoked: rows that were left out, since they were revoked there.
         dry_run: whether this is only what would be done.
+        sessions: the same of the repository of its sessions; None where there is none.
+        notices: what the user should know, each one sentence.
     """
 
     url: str
@@ -62,6 +66,8 @@ class Published:
     unchanged: tuple[str, ...] = ()
     revoked: int = 0
     dry_run: bool = False
+    sessions: Changed | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def uploaded_bytes(self) -> int:
@@ -88,6 +94,8 @@ def publish(
 ) -> Published:
     """Push a finished dataset to the Hub in one commit, once it has been found to hold no secret and no leak.
 
+    Its sessions, where it has any, follow in one commit to the repository beside it (see `hub.sessions`).
+
     Args:
         source: a folder that `agent-rollouts distill` wrote, or a dataset with its splits.
         repo_id: `user/name` (of oneself: `name`), or `buckets/user/name/path`.
@@ -103,6 +111,7 @@ def publish(
 
     Raises:
         MovedError: what is there is not what is to be appended to.
+        SessionsError: the dataset was pushed, and its sessions were not.
         AgentRolloutsError: a secret or leak was found, or the Hub refuses; the message is one line.
     """
     with opened(source) as folder, tempfile.TemporaryDirectory(prefix="agent-rollouts-") as room:
@@ -116,7 +125,49 @@ def publish(
         repository = place(repo_id, token, place_revision, private, Path(room))
         push = _Push(dataset, stamps, repository, create_pr, dataset.by(by), Path(room), append)
         message = commit_message or f"Publish {', '.join(dataset.configs)} with agent-rollouts"
-        return tried(lambda: push.run(message, dry_run), repository, is_repeatable=not create_pr)
+        change = _change(dataset, append, repository, create_pr)
+        if dataset.sessions:  # what is refused there is so before anything is sent
+            tried(repository.resolve, repository)
+            beside = Sessions(repository, private)
+            tried(lambda: beside.head(create=False), beside)
+        published = tried(lambda: push.run(message, dry_run), repository, is_repeatable=not create_pr)
+        if change is None:
+            return published
+        push.check_unchanged()
+        if dry_run:
+            beside = Sessions(repository, private)
+            changed = tried(lambda: beside.change(change, message, dry_run=True), beside)
+        else:
+            is_private = private if published.private is None else published.private
+            changed = finish(repository, change, message, private, is_private)
+        return replace(published, sessions=changed, notices=told(changed))
+
+
+def _change(dataset: Finished, append: Append | None, repository: Repository, create_pr: bool) -> Change | None:
+    """What is to become of the sessions beside a dataset.
+
+    Raises:
+        AgentRolloutsError: there can be none where it goes.
+    """
+    if is_bucket(repository.place) or create_pr or repository.revision.startswith("refs/"):
+        if dataset.sessions:
+            raise AgentRolloutsError(
+                f"sessions go to a branch of a repository alone, and nothing was sent to {repository.place}; leave "
+                "--with-sessions or the pull request out"
+            )
+        return None
+    adds = append is not None and not append.is_first
+    if not (dataset.sessions or adds or dataset.beside(OPTIONS)):  # what was not distilled says nothing of sessions
+        return None
+    redactor = append.redactor if append else None
+    return Change(
+        dataset.sessions,
+        dataset.own,
+        is_whole=not adds,
+        gone=frozenset(name_of(*row[:3]) for row in append.replaced) if append else (),
+        policy=redactor.policy if redactor else None,
+        license=card.fields(dataset.readme).get("license"),
+    )
 
 
 class _Push:
@@ -138,10 +189,14 @@ class _Push:
         if dry_run or not operations:
             return replace(published, commit=None if dry_run or head is None else head.commit or None)
         assert head is not None
-        if self.dataset.stamps() != self.stamps:
-            raise AgentRolloutsError(f"{self.dataset.folder} has changed while it was checked, and nothing was sent")
+        self.check_unchanged()
         commit, url = repository.commit(operations, message, head.commit, self.create_pr)
         return replace(published, commit=commit or None, url=url)
+
+    def check_unchanged(self) -> None:
+        """Raise when the files are no longer those that were looked at."""
+        if self.dataset.stamps() != self.stamps:
+            raise AgentRolloutsError(f"{self.dataset.folder} has changed while it was checked, and nothing was sent")
 
     def _plan(self, head: Head | None) -> tuple[list[Any], Published]:
         """What makes the revision hold the dataset, without what was revoked there."""

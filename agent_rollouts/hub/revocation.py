@@ -146,6 +146,11 @@ def belonging(file: pq.ParquetFile, tombstones: frozenset[str]) -> set[int]:
     return found
 
 
+def belongs_to(names: Iterable[str]) -> set[str]:
+    """The tombstones by which what has these names goes."""
+    return {digest for name in names for digest in _digests(name)}
+
+
 def _digests(name: str) -> Iterator[str]:
     yield digest(name)
     base, mark, number = name.rpartition("#")

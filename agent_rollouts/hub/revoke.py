@@ -14,10 +14,11 @@ from agent_rollouts import card
 from agent_rollouts.distill.state import digest
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.hub import manifest
-from agent_rollouts.hub.bucket import place
+from agent_rollouts.hub.bucket import is_bucket, place
 from agent_rollouts.hub.finished import CARD, FUNNEL, OPTIONS, placed
 from agent_rollouts.hub.repository import Head, Repository, hashes, tried
 from agent_rollouts.hub.revocation import Removal, find_rows, revoked
+from agent_rollouts.hub.sessions import Change, Sessions
 from agent_rollouts.hub.telling import REVOKED, retold, together
 
 
@@ -28,6 +29,7 @@ class Revoked:
     Attributes:
         rows: by file the number of rows that went.
         related: rows that stay, of families from which rows went: they may repeat their turns.
+        sessions: how many sessions went from the repository beside it.
         notices: what the user should know, each one sentence.
     """
 
@@ -35,6 +37,7 @@ class Revoked:
     commit: str | None
     rows: Mapping[str, int]
     related: int = 0
+    sessions: int = 0
     notices: tuple[str, ...] = ()
     dry_run: bool = False
 
@@ -65,6 +68,11 @@ def revoke(
         repository = place(repo_id, token, revision, False, room)
         found = tried(lambda: _revoke(repository, tombstones, message, dry_run, room), repository)
     notices = []
+    if not is_bucket(repository.place) and not repository.revision.startswith("refs/"):
+        found = replace(found, sessions=_sessions(repository, tombstones, message, dry_run, erase_history))
+    if found.sessions:
+        where = f"from {repository.id}-sessions"
+        notices.append(f"{found.sessions} session(s) {'would go' if dry_run else 'are gone'} {where}, too")
     if not found.rows:
         notices.append("no row of it is there; none will be in what is pushed later")
     if found.related:
@@ -77,6 +85,23 @@ def revoke(
             "earlier commits, other branches and pull requests still hold the rows, unless history is erased"
         )
     return replace(found, notices=tuple(notices))
+
+
+def _sessions(
+    repository: Repository, tombstones: frozenset[str], message: str, dry_run: bool, erase_history: bool
+) -> int:
+    """Take the sessions out of the repository beside it; how many went."""
+    there = Sessions(repository, private=False)
+    try:
+        changed = tried(lambda: there.change(Change(revoked=tombstones), message, dry_run=dry_run), there)
+        if changed is not None and erase_history and not dry_run:
+            tried(there.erase_history, there)
+    except AgentRolloutsError as error:
+        raise AgentRolloutsError(
+            f"the rows are gone from {repository.id}, but not its sessions: {error}; running the same command again "
+            "finishes it"
+        ) from None
+    return len(changed.deleted) if changed else 0
 
 
 def _revoke(repository: Repository, tombstones: frozenset[str], message: str, dry_run: bool, room: Path) -> Revoked:
