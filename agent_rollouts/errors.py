@@ -5,6 +5,7 @@ AgentRolloutsError (ValueError)
 ├── FormatError     an unknown format, a file no decoder claims, or one that two claim
 ├── BadFileError    a file that could not be read, with `on_bad_files="error"`
 ├── MovedError      a dataset on the Hub that was changed by others between reading and writing
+├── SessionsError   whole sessions that were not pushed, though their dataset was
 ├── EndpointError   a language model that cannot be asked: its key, address or name, or its server is down
 ├── AnswerError     a request to a language model that has no answer; others may have
 ├── HaltedError     a request that was not made: the run was stopped, or its limit of cost is reached
@@ -32,6 +33,10 @@ class BadFileError(AgentRolloutsError):
 
 class MovedError(AgentRolloutsError):
     """A dataset on the Hub that is no longer what it was when was found out what is new for it."""
+
+
+class SessionsError(AgentRolloutsError):
+    """Whole sessions that were not pushed, though their dataset was; the message says how to finish it."""
 
 
 class EndpointError(AgentRolloutsError):

@@ -33,7 +33,7 @@ from agent_rollouts.distill.redact import Numbers, Redactor
 from agent_rollouts.distill.sessions import name_of
 from agent_rollouts.distill.state import FOLDER, State, changed, key_of
 from agent_rollouts.distill.write import Written, public_names, write_dataset
-from agent_rollouts.errors import AgentRolloutsError, MovedError
+from agent_rollouts.errors import AgentRolloutsError, MovedError, SessionsError
 from agent_rollouts.hub.again import stale_files
 from agent_rollouts.hub.append import Append
 from agent_rollouts.hub.bucket import is_bucket, place
@@ -41,7 +41,7 @@ from agent_rollouts.hub.finished import OPTIONS, STATE, STATES, placed
 from agent_rollouts.hub.outbox import Outbox
 from agent_rollouts.hub.push import Published, publish
 from agent_rollouts.hub.repository import Head, Repository, tried
-from agent_rollouts.hub.sessions import Changed, SessionsError, told
+from agent_rollouts.hub.sessions import Changed, told
 
 _ATTEMPTS = 8
 

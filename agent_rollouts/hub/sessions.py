@@ -17,7 +17,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from agent_rollouts import card
 from agent_rollouts.distill.sessions import LINKS, SESSIONS, header
-from agent_rollouts.errors import AgentRolloutsError
+from agent_rollouts.errors import AgentRolloutsError, SessionsError
 from agent_rollouts.hub import manifest
 from agent_rollouts.hub.again import is_stale
 from agent_rollouts.hub.finished import CARD
@@ -33,10 +33,6 @@ are redacted as those rows are, and in the Hub's session format (STS). To train 
 Made with `agent-rollouts distill --with-sessions`; what is revoked there (`agent-rollouts revoke NAME --repo {place}`)
 goes from here, too.
 """
-
-
-class SessionsError(AgentRolloutsError):
-    """The dataset was pushed, and its sessions were not."""
 
 
 @dataclass(frozen=True)
