@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from agent_rollouts.distill import Funnel, Options
 from agent_rollouts.distill.funnel import REWRITTEN, Size, size
 from agent_rollouts.distill.inputs import Given
-from agent_rollouts.distill.pipeline import SHORTENED
 from agent_rollouts.distill.windows import NO_ROOM, NOTHING_TO_TRAIN, TOO_LARGE
+from agent_rollouts.distill.work import SHORTENED
 from agent_rollouts.distill.write import write_dataset
 from agent_rollouts.errors import AgentRolloutsError
 from agent_rollouts.features import FEATURES

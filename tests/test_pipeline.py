@@ -23,7 +23,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset
 import agent_rollouts
 from agent_rollouts.chat import exact
 from agent_rollouts.cli import main
-from agent_rollouts.distill import Funnel, Options, distill, distill_files, evidence, pipeline, redact, write
+from agent_rollouts.distill import Funnel, Options, distill, distill_files, evidence, redact, work, write
 from agent_rollouts.distill.families import resolve
 from agent_rollouts.distill.filters import FilterOptions, Filters
 from agent_rollouts.distill.inputs import Files, Given
@@ -165,14 +165,14 @@ def test_no_placeholder_is_cut_in_two(tmp_path: Path) -> None:
 def test_a_row_on_which_a_stage_fails_costs_that_row(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = getattr(pipeline, stage)
+    real = getattr(work, stage)
 
     def failing(row: Row, *more: Any, **options: Any) -> Any:
         if row["trace_id"] == "b":
             raise ZeroDivisionError("out of tulips")
         return real(row, *more, **options)
 
-    monkeypatch.setattr(pipeline, stage, failing)
+    monkeypatch.setattr(work, stage, failing)
     funnel = written(tmp_path / "d", [row(name) for name in "abc"], max_tokens=1000, splits="train=0.5,test=0.5")
     assert set.union(*names(tmp_path / "d").values()) == {"a", "c"}
     assert funnel.removed == {"a stage failed on it (ZeroDivisionError)": 1}
@@ -184,7 +184,7 @@ def test_a_row_on_which_a_stage_fails_costs_that_row(
 def test_so_does_one_of_an_object(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     holder, name = {
         "redact": (redact.Redactor, "row"),
-        "match": (pipeline.Benchmarks, "match"),
+        "match": (work.Benchmarks, "match"),
         "shape": (type(SHAPES["messages"]), "records"),
     }[stage]
     real = getattr(holder, name)
@@ -221,12 +221,12 @@ def test_a_row_that_a_tokenizer_refuses(tmp_path: Path, monkeypatch: pytest.Monk
             raise AgentRolloutsError("roles must alternate")
         return real(row, tokens)
 
-    real = pipeline.counted
-    monkeypatch.setattr(pipeline, "counted", refusing)
-    monkeypatch.setattr(pipeline.Tokens, "of", lambda *_, **__: pipeline.Tokens.estimate())
+    real = work.counted
+    monkeypatch.setattr(work, "counted", refusing)
+    monkeypatch.setattr(work.Tokens, "of", lambda *_, **__: work.Tokens.estimate())
     funnel = written(tmp_path / "d", [row(name) for name in "abc"], tokenizer="invented")
     assert names(tmp_path / "d") == {"train": {"a", "c"}}
-    assert funnel.removed == {pipeline.NOT_RENDERED: 1}
+    assert funnel.removed == {work.NOT_RENDERED: 1}
     assert funnel.notices == ["codex/b.jsonl/b: roles must alternate"]
 
 
@@ -268,11 +268,11 @@ def test_a_wrong_name_does_not_cost_the_work(wrong: dict[str, Any], tmp_path: Pa
 
 def test_rows_are_spooled_as_orjson_writes_them(tmp_path: Path) -> None:
     """What it cannot write goes through Python's own, which takes several times as long."""
-    work = pipeline.Work(Given([lambda: [row("a"), row("b")]]), Options(max_tokens=1000), tmp_path)
-    work.curate(0, work.note(0).settle(), {})
-    spooled = [text.as_py() for batch in batches([work.path("rows", 0)]) for text in batch.column("row")]
-    work.window(0, None, frozenset())
-    spooled += [text.as_py() for batch in batches([work.path("windows", 0)]) for text in batch.column("row")]
+    part = work.Work(Given([lambda: [row("a"), row("b")]]), Options(max_tokens=1000), tmp_path)
+    part.curate(0, part.note(0).settle(), {})
+    spooled = [text.as_py() for batch in batches([part.path("rows", 0)]) for text in batch.column("row")]
+    part.window(0, None, frozenset())
+    spooled += [text.as_py() for batch in batches([part.path("windows", 0)]) for text in batch.column("row")]
     assert [text[0] for text in spooled] == ["{"] * 4
 
 
@@ -402,7 +402,7 @@ def test_what_would_tie_splits_together_is_left_out(tmp_path: Path) -> None:
         tmp_path / "second", [*rows, tie], splits="train=0.5,test=0.5", splits_from=str(tmp_path / "first")
     )
     assert names(tmp_path / "second") == names(tmp_path / "first")
-    assert funnel.removed == {pipeline.TIES: 1}
+    assert funnel.removed == {work.TIES: 1}
     assert "1 families (1 rows) are left out" in funnel.notices[0]
 
 
@@ -425,8 +425,8 @@ def test_a_leak_stops_the_run(kind: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert len(written(tmp_path / "right", rows, splits="train=0.5,test=0.5").counts["splits"]) == 2
     if kind == "family":
         # All rows of a family are routed together, so the leak must be in what was written.
-        shape = pipeline.Work.shape
-        monkeypatch.setattr(pipeline.Work, "shape", lambda self, part, splits: shape(self, part, Torn(splits)))
+        shape = work.Work.shape
+        monkeypatch.setattr(work.Work, "shape", lambda self, part, splits: shape(self, part, Torn(splits)))
     else:
         monkeypatch.setattr(Splits, "settle", leaking)
     with pytest.raises(AgentRolloutsError, match=f"the splits .* of messages share {kind} in 1 row.*nothing was writ"):
@@ -466,7 +466,7 @@ def test_rows_of_a_benchmark_are_removed_with_their_family(tmp_path: Path) -> No
     ]
     funnel = written(tmp_path / "d", rows, decontaminate=(str(tmp_path / "prints"),))
     assert names(tmp_path / "d") == {"train": {"clean"}}
-    assert funnel.removed == {pipeline.CONTAMINATED: 4}
+    assert funnel.removed == {work.CONTAMINATED: 4}
     said = orjson.loads((tmp_path / "d" / "funnel.json").read_bytes())["contaminated"]
     assert {one["trace_id"]: [match["evidence"] for match in one["matches"]] for one in said} == {
         "shows": ["statement"], "patched": ["tests"], "named": ["instance_id"],

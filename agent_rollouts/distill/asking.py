@@ -18,7 +18,7 @@ from agent_rollouts.distill.redact import Final
 from agent_rollouts.distill.spool import ROWS, Spool, batches, stored, to_json
 
 if TYPE_CHECKING:
-    from agent_rollouts.distill.pipeline import Work
+    from agent_rollouts.distill.work import Work
 
 TOLD = "told"
 """The spool of rows that a recipe has seen."""

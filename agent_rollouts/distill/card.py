@@ -20,7 +20,7 @@ from agent_rollouts.distill.shapes import SHAPES
 
 if TYPE_CHECKING:
     from agent_rollouts.distill.options import Options
-    from agent_rollouts.distill.pipeline import Work
+    from agent_rollouts.distill.work import Work
 
 _INSTALLED = Path(__file__).parent.parent / "dataset_card.md"
 _CARD = _INSTALLED if _INSTALLED.is_file() else Path(__file__).parent.parent.parent / "dataset_card.md"

@@ -28,13 +28,14 @@ from agent_rollouts.distill.card import MARK, card
 from agent_rollouts.distill.funnel import Funnel
 from agent_rollouts.distill.inputs import Files, Input
 from agent_rollouts.distill.options import Options
-from agent_rollouts.distill.pipeline import TRAIN, Run, Work, run
+from agent_rollouts.distill.pipeline import Run, run
 from agent_rollouts.distill.redact import Numbers, Redactor, audit_files, final_numbers
 from agent_rollouts.distill.sessions import SESSIONS, audit, is_session
 from agent_rollouts.distill.shapes import SHAPES
 from agent_rollouts.distill.splits import SPLITS_FILE, leaks
 from agent_rollouts.distill.spool import Gathered, batches
 from agent_rollouts.distill.state import FOLDER, Published, State, digest, key_of, stamp
+from agent_rollouts.distill.work import TRAIN, Work
 from agent_rollouts.errors import AgentRolloutsError
 
 FILES = ("README.md", "funnel.json", "options.yaml", SPLITS_FILE)
