@@ -30,7 +30,7 @@ _FLAGS = {
 }
 
 
-@click.command("generate")
+@click.command("generate", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("config", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--init", is_flag=True, help="Write a commented example to CONFIG (generate.yaml) and stop.")
 @click.option("--base-url", help="Any OpenAI-compatible address, up to /v1.")
